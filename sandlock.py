@@ -1,0 +1,2972 @@
+#!/usr/bin/env python3
+"""sandlock: run a program that you do not trust, under a policy that the kernel enforces.
+
+One file, the standard library, Linux 5.13 or newer. No root, no containers, no namespaces.
+
+    from sandlock import Sandbox, SYSTEM_PATHS
+
+    box = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=["/tmp/work"], max_processes=20)
+    result = box.run(["python3", "-c", "print(open('/etc/hostname').read())"], timeout=30)
+    print(result.exit_code, result.stdout, result.denials)
+
+On the command line:  python3 sandlock.py run --system -w /tmp/work -- make
+
+Threat model. The program is hostile from its first instruction: it may run any code, any
+number of threads, and knows this file. It must not read or change files beyond the policy, reach
+the network, signal or inspect any process outside the sandbox, outlive the run, or gain
+privileges. Not promised: secrecy of what the policy lets it read, protection from bugs in the
+kernel, from side channels of the CPU, or of the metadata of files (Landlock judges neither
+stat(2) nor chmod(2) by owner). Who may ptrace the host (root, a debugger) is trusted.
+
+How it works. Landlock and a seccomp filter decide what they can, in the kernel, at no cost. What
+only a supervisor can decide (process totals, Unix sockets by path) is trapped by the same filter
+and answered by a thread of the calling process, through seccomp_unotify(2). Both belong to a
+*thread* on Linux, so nothing is done in a forked child: a short-lived thread, the launch pad,
+confines itself and calls posix_spawn(3).
+
+Sections: 1 this text - 2 errors - 3 policy and public values - 4 kernel ABI - 5 syscall table -
+6 raw calls - 7 Landlock - 8 BPF assembler and filter - 9 notifications - 10 handlers -
+11 broker - 12 supervisor - 14 launch pad - 15 Sandbox, Process, confine - 16 command line.
+(13, the policy callback, is not there yet.) Each uses earlier ones only.
+"""
+import ctypes
+import enum
+import errno
+import fcntl
+import functools
+import os
+import queue
+import select
+import signal
+import stat
+import struct
+import sys
+import threading
+import time
+import types
+import _thread
+
+__version__ = "0.1.0"
+__all__ = [
+    "Policy", "Sandbox", "Process", "Result", "ExitReason", "StdioMode", "confine",
+    "SyscallEvent", "SyscallCategory", "Denial",
+    "SandlockError", "PolicyError", "UnsupportedError", "LaunchError", "PolicyFnError",
+    "landlock_abi_version", "kernel_support", "SYSTEM_PATHS", "main", "__version__",
+]
+
+
+# ------------------------------------------------------------------------------------------------
+# 2  Errors
+# ------------------------------------------------------------------------------------------------
+
+class SandlockError(Exception):
+    """Base of all errors of this module."""
+
+
+class PolicyError(SandlockError, ValueError):
+    """A policy that means nothing: `field`, `value`, and `reason`, which says what would be right."""
+
+    def __init__(self, field, value, reason):
+        super().__init__("%s: %r: %s" % (field, value, reason))
+        self.field, self.value, self.reason = field, value, reason
+
+
+class UnsupportedError(SandlockError):
+    """A protection that cannot be given here: `feature`, what is `needed`, what was `found`."""
+
+    def __init__(self, feature, needed, found):
+        super().__init__("%s needs %s; found %s" % (feature, needed, found))
+        self.feature, self.needed, self.found = feature, needed, found
+
+
+class LaunchError(SandlockError):
+    """The program never started: the `stage` that failed, its `errno` (0: none), and the `path`.
+
+    `exit_code` is what a shell would say: 127 not found, 126 not executable, else 125.
+    """
+
+    def __init__(self, stage, errno_=0, path=None, detail=None):
+        parts = [stage] + ([repr(path)] if path is not None else [])
+        parts.append(detail or os.strerror(errno_))
+        super().__init__(": ".join(parts))
+        self.stage, self.errno, self.path = stage, errno_, path
+
+    @property
+    def exit_code(self):
+        if self.stage != "exec":
+            return 125
+        return 127 if self.errno in (errno.ENOENT, errno.ENOTDIR) else 126
+
+
+class PolicyFnError(SandlockError):
+    """A policy callback asked for what it may not have."""
+
+
+# ------------------------------------------------------------------------------------------------
+# 3  Policy and public values
+# ------------------------------------------------------------------------------------------------
+
+class ExitReason(enum.IntEnum):
+    """Why a run ended. KILLED: by `Process.kill` or another decision of the host."""
+    EXITED = 0
+    SIGNALED = 1
+    KILLED = 2
+    TIMEOUT = 3
+
+
+class StdioMode(enum.IntEnum):
+    """What a standard stream is connected to; a file object or a descriptor above 2 works too."""
+    INHERIT = 0
+    PIPE = 1
+    PIPED = 1
+    NULL = 2
+
+
+class SyscallCategory(str, enum.Enum):
+    FILE = "file"
+    NETWORK = "network"
+    PROCESS = "process"
+    MEMORY = "memory"
+
+
+_EVENTS = {  # syscall families that a callback may ask for, by category
+    "file": ("openat", "stat", "access", "readlink", "statfs", "unlinkat", "mkdirat", "mknodat",
+             "symlinkat", "truncate", "chdir", "renameat", "linkat", "fchmodat", "fchownat",
+             "utimensat", "setxattr", "getxattr"),
+    "network": ("connect", "bind", "sendto"),
+    "process": ("execve", "clone"),
+    "memory": ("mmap",),
+}
+
+
+class _Record:
+    """A value with named fields (`_fields`: name -> default), compared and hashed by them."""
+    _fields = {}
+
+    def __init__(self, **values):
+        for name, default in self._fields.items():
+            object.__setattr__(self, name, values.pop(name, default))
+        if values:
+            raise TypeError("%s has no field %r" % (type(self).__name__, sorted(values)[0]))
+
+    def __setattr__(self, name, value):
+        raise AttributeError("%s is frozen; %r cannot be set" % (type(self).__name__, name))
+
+    __delattr__ = functools.partialmethod(__setattr__, None)
+
+    def _values(self):
+        return tuple(getattr(self, name) for name in self._fields)
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self._values() == other._values()
+
+    def __hash__(self):
+        return hash(tuple(frozenset(v.items()) if isinstance(v, types.MappingProxyType) else v
+                          for v in self._values()))
+
+    def __repr__(self):
+        changed = ("%s=%r" % (name, value) for (name, default), value
+                   in zip(self._fields.items(), self._values()) if value != default)
+        return "%s(%s)" % (type(self).__name__, ", ".join(changed))
+
+
+class SyscallEvent(_Record):
+    """One judged syscall. `pid` is the process; absent text is None, absent numbers are 0 or None."""
+    _fields = dict(syscall=None, category=None, pid=0, parent_pid=0, path=None, host=None, port=0,
+                   size=None, argv=None, denied=False)
+
+    def path_contains(self, text):
+        return self.path is not None and text in self.path
+
+    def argv_contains(self, text):
+        return self.argv is not None and any(text in word for word in self.argv)
+
+
+class Denial(_Record):
+    """What the supervisor refused: the `event`, the `reason`, the policy `field` that would allow it."""
+    _fields = dict(event=None, reason="", field=None)
+
+
+class Result(_Record):
+    """How a run ended; SPEC of each field:
+
+    success: exit code 0, nothing killed it. exit_code (returncode): the program's, -N for signal
+    N, 126/127 when it could not be executed. stdout, stderr: bytes, where captured. reason:
+    ExitReason. signal: the number, or -1. error: text when something else than the program
+    failed, else None. duration: seconds. denials: Denials, in order (the first 10,000).
+    missing_paths: granted paths that do not exist. unenforced: protections left out under
+    best_effort. audits, policy_errors: of the policy callback.
+    """
+    _fields = dict(exit_code=0, stdout=b"", stderr=b"", reason=ExitReason.EXITED, signal=-1,
+                   error=None, duration=0.0, audits=(), denials=(), policy_errors=(),
+                   missing_paths=(), unenforced=())
+
+    @property
+    def success(self):
+        return self.exit_code == 0 and self.reason == ExitReason.EXITED and self.error is None
+
+    @property
+    def returncode(self):
+        return self.exit_code
+
+
+# One function for each kind of field: (field, value) -> the normal form, or PolicyError. Each
+# accepts its own output, so that replace() can pass a policy's values through again.
+
+def _sequence(field, value, what):
+    if isinstance(value, (str, bytes, os.PathLike)) or not hasattr(value, "__iter__"):
+        raise PolicyError(field, value, "expected a list of %s, not a single value" % what)
+    return list(value)
+
+
+def _text(field, value):
+    try:
+        text = os.fsdecode(value)
+    except TypeError:
+        raise PolicyError(field, value, "expected a string or a path") from None
+    if not text or "\0" in text:
+        raise PolicyError(field, value, "must not be empty nor contain a NUL")
+    return text
+
+
+def _path(field, value):
+    text = _text(field, value)  # joined, not normalised: "link/.." is not "."
+    return text if text.startswith("/") else os.path.join(os.getcwd(), text)
+
+
+def _paths(field, value):
+    return tuple(dict.fromkeys(_path(field, v) for v in _sequence(field, value, "paths")))
+
+
+def _integer(field, value, low=1, high=2 ** 63 - 1):
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise PolicyError(field, value, "expected a whole number from %d to %d" % (low, high))
+    return int(value)
+
+
+def _optional_integer(field, value):
+    return None if value is None else _integer(field, value)
+
+
+def _size(field, value):
+    """Bytes, or "512M": binary K, M, G, T."""
+    if value is None or not isinstance(value, str):
+        return _optional_integer(field, value)
+    digits, unit = value[:-1], value[-1:].upper()
+    if unit not in ("K", "M", "G", "T"):
+        digits, unit = value, ""
+    if not (digits.isascii() and digits.isdigit()):
+        raise PolicyError(field, value, "expected bytes or a size such as 512M (K M G T)")
+    return _integer(field, int(digits) << 10 * " KMGT".index(unit or " "))
+
+
+def _flag(field, value):
+    if not isinstance(value, bool):
+        raise PolicyError(field, value, "expected True or False")
+    return value
+
+
+def _seconds(field, value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+        raise PolicyError(field, value, "expected a positive number of seconds")
+    return float(value)
+
+
+def _port_range(field, value, low=0):
+    """`8080`, `"8080"` or `"8000-8999"` -> (first, last)."""
+    first, dash, last = str(value).partition("-")
+    for digits in (first, last if dash else first):
+        if isinstance(value, bool) or not (digits.isascii() and digits.isdigit()):
+            raise PolicyError(field, value, 'expected a port, "lo-hi" or "*"')
+    first, last = int(first), int(last if dash else first)
+    if not low <= first <= last <= 65535:
+        raise PolicyError(field, value, "ports go from %d to 65535, the lower one first" % low)
+    return first, last
+
+
+def _bind_ports(field, value):
+    ports = _sequence(field, value, "ports")
+    for port in ports:
+        if port != "*":
+            _port_range(field, port)
+    return tuple(dict.fromkeys(int(p) if str(p).isdigit() else p for p in ports))
+
+
+class _Endpoint(_Record):
+    """One parsed endpoint. `schemes`: of tcp, udp, unix. `host`: None for any address, an
+    ip_network, or a name to resolve. `ports`: a tuple of ranges, None for any."""
+    _fields = dict(schemes=(), host=None, ports=None)
+
+
+def _endpoint(field, text):
+    """The grammar of net_allow and net_deny, SPEC.md 2."""
+    def wrong(reason):
+        return PolicyError(field, text, reason)
+
+    if not isinstance(text, str):
+        raise wrong("expected a string such as example.org:443, 10.0.0.0/8 or [::1]:80")
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        scheme, rest = "", text
+    elif scheme not in ("tcp", "udp", "unix"):
+        raise wrong("%r is not one of tcp:// udp:// unix://" % (scheme + mark))
+    schemes = (scheme,) if scheme else ("tcp", "udp")
+    if scheme == "unix":
+        if rest:
+            raise wrong("unix:// stands alone; Unix sockets by path are granted by fs_writable")
+        return _Endpoint(schemes=schemes)
+    if rest.startswith("["):
+        host, bracket, tail = rest[1:].partition("]")
+        if not bracket or (tail and not tail.startswith(":")):
+            raise wrong("expected [IPv6 address], then nothing or :port")
+        colon, ports = tail[:1], tail[1:]
+        if ":" not in host:
+            raise wrong("brackets are for IPv6 addresses")
+    else:
+        host, colon, ports = rest.partition(":")
+        if ":" in ports:
+            raise wrong("write an IPv6 address in brackets: [%s]" % rest)
+    if colon:
+        if not ports:
+            raise wrong("a port must follow the colon")
+        ranges = None if ports == "*" else tuple(
+            _endpoint_port(wrong, part) for part in ports.split(","))
+    else:
+        ranges = None
+    if not host and not colon:
+        raise wrong("an endpoint must not be empty")
+    return _Endpoint(schemes=schemes, host=_endpoint_host(wrong, host), ports=ranges)
+
+
+def _endpoint_port(wrong, text):
+    try:
+        return _port_range("", text, low=1)
+    except PolicyError:
+        raise wrong("%r is not a port from 1 to 65535" % text) from None
+
+
+def _endpoint_host(wrong, host):
+    """"" and "*" -> None; an address or network -> ip_network, IPv4-mapped ones and the
+    unspecified address as the kernel takes them; else a host name."""
+    import ipaddress  # 3 ms that only network policies pay
+    if host in ("", "*"):
+        return None
+    labels = host[:-1].split(".") if host.endswith(".") else host.split(".")
+    if ":" in host or "/" in host or labels[-1].isdigit():
+        try:
+            net = ipaddress.ip_network(host)
+        except ValueError as e:
+            raise wrong("not an address or network: %s" % e) from None
+        mapped = net.version == 6 and net.network_address.ipv4_mapped
+        if mapped and net.prefixlen >= 96:
+            net = ipaddress.ip_network((mapped, net.prefixlen - 96))
+        if net.num_addresses == 1 and net.network_address.is_unspecified:
+            net = ipaddress.ip_network("127.0.0.1" if net.version == 4 else "::1")
+        return net
+    for label in labels:
+        if not (0 < len(label) <= 63 and label.isascii() and label[0] != "-" and label[-1] != "-"
+                and label.replace("-", "a").replace("_", "a").isalnum()) or len(host) > 253:
+            raise wrong("%r is not a host name" % host)
+    return host
+
+
+def _endpoints(field, value):
+    texts = _sequence(field, value, "endpoints")
+    for text in texts:
+        parsed = _endpoint(field, text)
+        if field == "net_deny" and (isinstance(parsed.host, str) or "unix" in parsed.schemes):
+            raise PolicyError(field, text, "net_deny takes addresses and networks, not names")
+    return tuple(dict.fromkeys(texts))
+
+
+def _cores(field, value):
+    if value is None:
+        return None
+    cores = _sequence(field, value, "core numbers")
+    if not cores:
+        raise PolicyError(field, value, "needs one core at least")
+    return tuple(sorted({_integer(field, c, 0, 1023) for c in cores}))
+
+
+def _user(field, value):
+    """None, a uid, a name or "uid:gid"; that it exists is checked now."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value if value is None else _integer(field, value, 0, 2 ** 32 - 2)
+    text = _text(field, value)
+    _user_ids(field, text)
+    return text
+
+
+def _user_ids(field, value):
+    """-> (uid, gid, groups) of a `user` value."""
+    import pwd
+    uid, colon, gid = str(value).partition(":")
+    if colon and uid.isdigit() and gid.isdigit():
+        uid, gid = (_integer(field, int(n), 0, 2 ** 32 - 2) for n in (uid, gid))
+        return uid, gid, [gid]
+    try:
+        if colon:
+            raise KeyError(value)
+        entry = pwd.getpwuid(int(uid)) if uid.isdigit() else pwd.getpwnam(uid)
+    except KeyError:
+        if uid.isdigit() and not colon:
+            raise PolicyError(field, value, 'uid without an account; write "uid:gid"') from None
+        raise PolicyError(field, value, 'expected an account name, a uid or "uid:gid"') from None
+    return entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+
+
+def _environment(field, value):
+    try:
+        pairs = dict(value)
+    except (TypeError, ValueError):
+        raise PolicyError(field, value, "expected a mapping of names to values") from None
+    for name, text in pairs.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise PolicyError(field, (name, text), "names and values are strings")
+        if not name or "=" in name or "\0" in name + text:
+            raise PolicyError(field, (name, text), "a name must not be empty nor contain '='; "
+                                                   "neither part may contain a NUL")
+    return types.MappingProxyType(pairs)
+
+
+def _callback(field, value):
+    if value is not None and not callable(value):
+        raise PolicyError(field, value, "expected a function (event, ctx) -> verdict")
+    return value
+
+
+def _event_names(field, value):
+    known = {name for names in _EVENTS.values() for name in names} | set(_EVENTS)
+    names = tuple(getattr(v, "value", v) for v in _sequence(field, value, "event names"))
+    for name in names:
+        if name not in known:
+            raise PolicyError(field, name, "not an event; known: " + " ".join(sorted(known)))
+    return tuple(dict.fromkeys(names))
+
+
+def _denied_syscalls(field, value):
+    names = _sequence(field, value, "syscall names")
+    for name in names:
+        if name not in _ALL_SYSCALLS:
+            raise PolicyError(field, name, "no architecture has a syscall of that name")
+    return tuple(dict.fromkeys(names))
+
+
+def _allowed_syscalls(field, value):
+    names = _denied_syscalls(field, value)
+    for name in names:
+        if name in _NEVER_ALLOWED:
+            raise PolicyError(field, name, "allowing it would undo the sandbox; what may be "
+                                           "lifted: " + " ".join(sorted(_LIFTABLE)))
+    return names
+
+
+class Policy(_Record):
+    """What a program may do: a frozen, hashable value. README.md and SPEC.md 2 describe each field.
+
+    Sizes are bytes or text such as "512M"; times are seconds; paths are made absolute when the
+    policy is built. max_processes counts every process of the sandbox that holds a pid, the first
+    one and zombies included, as RLIMIT_NPROC does; threads are not counted.
+
+    Raises TypeError for an unknown field, PolicyError for a bad value.
+    """
+    _rules = {  # field: (default, normaliser)
+        "fs_readable": ((), _paths),
+        "fs_writable": ((), _paths),
+        "fs_denied": ((), _paths),
+        "net_allow": ((), _endpoints),
+        "net_deny": ((), _endpoints),
+        "net_allow_bind": ((), _bind_ports),
+        "max_memory": (None, _size),
+        "max_processes": (64, _integer),
+        "max_open_files": (None, _optional_integer),
+        "max_cpu_seconds": (None, _optional_integer),
+        "max_file_size": (None, _size),
+        "cpu_cores": (None, _cores),
+        "user": (None, _user),
+        "extra_deny_syscalls": ((), _denied_syscalls),
+        "extra_allow_syscalls": ((), _allowed_syscalls),
+        "cwd": (None, lambda field, value: None if value is None else _path(field, value)),
+        "env": (types.MappingProxyType({}), _environment),
+        "clean_env": (False, _flag),
+        "policy_fn": (None, _callback),
+        "policy_events": (("file", "network", "process"), _event_names),
+        "policy_timeout": (5.0, _seconds),
+        "best_effort": (False, _flag),
+    }
+    _fields = {name: default for name, (default, _) in _rules.items()}
+
+    def __init__(self, **values):
+        for name in values:
+            if name not in self._rules:
+                raise TypeError("Policy has no field %r; fields: %s" % (name, " ".join(self._rules)))
+        super().__init__(**{name: self._rules[name][1](name, v) for name, v in values.items()})
+        if self.net_allow and self.net_deny:
+            raise PolicyError("net_deny", self.net_deny, "not together with net_allow: one list "
+                                                         "says all, either way round")
+
+    def replace(self, **fields):
+        """A copy with some fields changed."""
+        return Policy(**{**dict(zip(self._fields, self._values())), **fields})
+
+    def __reduce__(self):
+        values = {n: v for n, v in zip(self._fields, self._values()) if v != self._fields[n]}
+        return functools.partial(Policy, **{**values, "env": dict(self.env)}), ()
+
+
+def _system_paths():
+    names = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/proc",
+             "/sys/devices/system/cpu", "/nix/store", "/gnu/store",
+             sys.base_prefix, sys.prefix, os.path.dirname(os.path.realpath(sys.executable or "/usr"))]
+    kept = []
+    for name in names:
+        covered = any(name == k or name.startswith(k + "/") for k in kept)
+        if name != "/" and not covered and os.path.exists(name):
+            kept.append(name)
+    return tuple(kept)
+
+
+#: Read-only paths that an ordinary dynamically linked program needs on this machine. Other
+#: processes' memory and environment below /proc stay shut: Landlock refuses ptrace access.
+SYSTEM_PATHS = _system_paths()
+
+#: Readable and writable under every policy, since they reach nothing.
+_FREE_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+# ------------------------------------------------------------------------------------------------
+# 4  Kernel ABI: constants and structures
+# ------------------------------------------------------------------------------------------------
+
+_u16, _u32, _i32, _u64, _i64 = (ctypes.c_uint16, ctypes.c_uint32, ctypes.c_int32,
+                                ctypes.c_uint64, ctypes.c_int64)
+
+
+class sock_filter(ctypes.Structure):  # linux/filter.h
+    _fields_ = [("code", _u16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", _u32)]
+
+
+class sock_fprog(ctypes.Structure):
+    _fields_ = [("len", _u16), ("filter", ctypes.c_void_p)]
+
+
+class seccomp_data(ctypes.Structure):  # linux/seccomp.h
+    _fields_ = [("nr", _i32), ("arch", _u32), ("instruction_pointer", _u64), ("args", _u64 * 6)]
+
+
+class seccomp_notif(ctypes.Structure):
+    _fields_ = [("id", _u64), ("pid", _u32), ("flags", _u32), ("data", seccomp_data)]
+
+
+class seccomp_notif_resp(ctypes.Structure):
+    _fields_ = [("id", _u64), ("val", _i64), ("error", _i32), ("flags", _u32)]
+
+
+class landlock_ruleset_attr(ctypes.Structure):  # linux/landlock.h
+    _fields_ = [("handled_access_fs", _u64), ("handled_access_net", _u64), ("scoped", _u64)]
+
+
+class landlock_path_beneath_attr(ctypes.Structure):
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = [("allowed_access", _u64), ("parent_fd", _i32)]
+
+
+class landlock_net_port_attr(ctypes.Structure):
+    _fields_ = [("allowed_access", _u64), ("port", _u64)]
+
+
+class rlimit64(ctypes.Structure):  # linux/resource.h
+    _fields_ = [("rlim_cur", _u64), ("rlim_max", _u64)]
+
+
+class iovec(ctypes.Structure):
+    _fields_ = [("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t)]
+
+
+class open_how(ctypes.Structure):  # linux/openat2.h
+    _fields_ = [("flags", _u64), ("mode", _u64), ("resolve", _u64)]
+
+
+class pidfd_info(ctypes.Structure):  # linux/pidfd.h, PIDFD_INFO_SIZE_VER0
+    _fields_ = [("mask", _u64), ("cgroupid", _u64), ("ids", _u32 * 11), ("exit_code", _i32)]
+
+
+def _IOC(direction, kind, nr, structure):  # asm-generic/ioctl.h: all three architectures
+    return direction << 30 | ctypes.sizeof(structure) << 16 | ord(kind) << 8 | nr
+
+
+def _IOW(nr, structure, kind="!"):
+    return _IOC(1, kind, nr, structure)
+
+
+def _IOWR(nr, structure, kind="!"):
+    return _IOC(3, kind, nr, structure)
+
+
+SECCOMP_IOCTL_NOTIF_RECV = _IOWR(0, seccomp_notif)
+SECCOMP_IOCTL_NOTIF_SEND = _IOWR(1, seccomp_notif_resp)
+SECCOMP_IOCTL_NOTIF_ID_VALID = _IOW(2, _u64)
+SECCOMP_IOCTL_NOTIF_SET_FLAGS = _IOW(4, _u64)
+SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
+SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1
+SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL, SECCOMP_GET_NOTIF_SIZES = 1, 2, 3
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
+SECCOMP_RET_KILL_PROCESS = 0x80000000
+SECCOMP_RET_ERRNO = 0x00050000
+SECCOMP_RET_USER_NOTIF = 0x7fc00000
+SECCOMP_RET_ALLOW = 0x7fff0000
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_RULE_PATH_BENEATH, LANDLOCK_RULE_NET_PORT = 1, 2
+PIDFD_GET_INFO = _IOWR(11, pidfd_info, kind="\xff")
+PIDFD_INFO_EXIT = 1 << 3
+PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
+PTRACE_DETACH, PTRACE_SEIZE, PTRACE_O_TRACEEXEC = 17, 0x4206, 1 << 4
+RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_NOFILE = 0, 1, 7
+CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
+RESOLVE_NO_MAGICLINKS = 2
+O_PATH = 0o10000000  # asm-generic/fcntl.h; os.O_PATH is missing where libc's headers lack it
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+#: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: what a root host's program keeps.
+_KEPT_CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4
+POSIX_SPAWN_SETPGROUP, POSIX_SPAWN_SETSIGDEF = 0x02, 0x04  # spawn.h of glibc and musl
+POSIX_SPAWN_SETSIGMASK, POSIX_SPAWN_SETSID = 0x08, 0x80
+
+CLONE_THREAD, CLONE_PARENT, CLONE_FS = 0x00010000, 0x00008000, 0x00000200
+_CLONE_NAMESPACES = (0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 |  # NEWNS CGROUP UTS IPC
+                     0x10000000 | 0x20000000 | 0x40000000)                # USER PID NET
+AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
+SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 3, 5, 0xf
+SOL_SOCKET, SO_DOMAIN = 1, 39
+IPPROTO_TCP, IPPROTO_UDP, NETLINK_ROUTE = 6, 17, 0
+MSG_FASTOPEN = 0x20000000
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
+_HARMLESS_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xffffffff)
+# PER_LINUX, PER_LINUX32, UNAME26, both, ADDR_NO_RANDOMIZE, and the query
+
+
+# ------------------------------------------------------------------------------------------------
+# 5  Syscall table
+# ------------------------------------------------------------------------------------------------
+# Names in the order of their numbers; @N sets the next number. From 424 on, all architectures
+# number alike. Taken from the kernel's own headers (linux-libc-dev 7.2) and tested against them.
+
+_X86_64_SYSCALLS = """
+read write open close stat fstat lstat poll lseek mmap mprotect munmap brk rt_sigaction
+rt_sigprocmask rt_sigreturn ioctl pread64 pwrite64 readv writev access pipe select sched_yield
+mremap msync mincore madvise shmget shmat shmctl dup dup2 pause nanosleep getitimer alarm setitimer
+getpid sendfile socket connect accept sendto recvfrom sendmsg recvmsg shutdown bind listen
+getsockname getpeername socketpair setsockopt getsockopt clone fork vfork execve exit wait4 kill
+uname semget semop semctl shmdt msgget msgsnd msgrcv msgctl fcntl flock fsync fdatasync truncate
+ftruncate getdents getcwd chdir fchdir rename mkdir rmdir creat link unlink symlink readlink chmod
+fchmod chown fchown lchown umask gettimeofday getrlimit getrusage sysinfo times ptrace getuid syslog
+getgid setuid setgid geteuid getegid setpgid getppid getpgrp setsid setreuid setregid getgroups
+setgroups setresuid getresuid setresgid getresgid getpgid setfsuid setfsgid getsid capget capset
+rt_sigpending rt_sigtimedwait rt_sigqueueinfo rt_sigsuspend sigaltstack utime mknod uselib
+personality ustat statfs fstatfs sysfs getpriority setpriority sched_setparam sched_getparam
+sched_setscheduler sched_getscheduler sched_get_priority_max sched_get_priority_min
+sched_rr_get_interval mlock munlock mlockall munlockall vhangup modify_ldt pivot_root _sysctl prctl
+arch_prctl adjtimex setrlimit chroot sync acct settimeofday mount umount2 swapon swapoff reboot
+sethostname setdomainname iopl ioperm create_module init_module delete_module get_kernel_syms
+query_module quotactl nfsservctl getpmsg putpmsg afs_syscall tuxcall security gettid readahead
+setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr
+removexattr lremovexattr fremovexattr tkill time futex sched_setaffinity sched_getaffinity
+set_thread_area io_setup io_destroy io_getevents io_submit io_cancel get_thread_area lookup_dcookie
+epoll_create epoll_ctl_old epoll_wait_old remap_file_pages getdents64 set_tid_address
+restart_syscall semtimedop fadvise64 timer_create timer_settime timer_gettime timer_getoverrun
+timer_delete clock_settime clock_gettime clock_getres clock_nanosleep exit_group epoll_wait
+epoll_ctl tgkill utimes vserver mbind set_mempolicy get_mempolicy mq_open mq_unlink mq_timedsend
+mq_timedreceive mq_notify mq_getsetattr kexec_load waitid add_key request_key keyctl ioprio_set
+ioprio_get inotify_init inotify_add_watch inotify_rm_watch migrate_pages openat mkdirat mknodat
+fchownat futimesat newfstatat unlinkat renameat linkat symlinkat readlinkat fchmodat faccessat
+pselect6 ppoll unshare set_robust_list get_robust_list splice tee sync_file_range vmsplice
+move_pages utimensat epoll_pwait signalfd timerfd_create eventfd fallocate timerfd_settime
+timerfd_gettime accept4 signalfd4 eventfd2 epoll_create1 dup3 pipe2 inotify_init1 preadv pwritev
+rt_tgsigqueueinfo perf_event_open recvmmsg fanotify_init fanotify_mark prlimit64 name_to_handle_at
+open_by_handle_at clock_adjtime syncfs sendmmsg setns getcpu process_vm_readv process_vm_writev kcmp
+finit_module sched_setattr sched_getattr renameat2 seccomp getrandom memfd_create kexec_file_load
+bpf execveat userfaultfd membarrier mlock2 copy_file_range preadv2 pwritev2 pkey_mprotect pkey_alloc
+pkey_free statx io_pgetevents rseq uretprobe uprobe
+"""
+_GENERIC_SYSCALLS = """
+io_setup io_destroy io_submit io_cancel io_getevents setxattr lsetxattr fsetxattr getxattr lgetxattr
+fgetxattr listxattr llistxattr flistxattr removexattr lremovexattr fremovexattr getcwd
+lookup_dcookie eventfd2 epoll_create1 epoll_ctl epoll_pwait dup dup3 fcntl inotify_init1
+inotify_add_watch inotify_rm_watch ioctl ioprio_set ioprio_get flock mknodat mkdirat unlinkat
+symlinkat linkat @39 umount2 mount pivot_root nfsservctl statfs fstatfs truncate ftruncate fallocate
+faccessat chdir fchdir chroot fchmod fchmodat fchownat fchown openat close vhangup pipe2 quotactl
+getdents64 lseek read write readv writev pread64 pwrite64 preadv pwritev sendfile pselect6 ppoll
+signalfd4 vmsplice splice tee readlinkat newfstatat fstat sync fsync fdatasync sync_file_range
+timerfd_create timerfd_settime timerfd_gettime utimensat acct capget capset personality exit
+exit_group waitid set_tid_address unshare futex set_robust_list get_robust_list nanosleep getitimer
+setitimer kexec_load init_module delete_module timer_create timer_gettime timer_getoverrun
+timer_settime timer_delete clock_settime clock_gettime clock_getres clock_nanosleep syslog ptrace
+sched_setparam sched_setscheduler sched_getscheduler sched_getparam sched_setaffinity
+sched_getaffinity sched_yield sched_get_priority_max sched_get_priority_min sched_rr_get_interval
+restart_syscall kill tkill tgkill sigaltstack rt_sigsuspend rt_sigaction rt_sigprocmask
+rt_sigpending rt_sigtimedwait rt_sigqueueinfo rt_sigreturn setpriority getpriority reboot setregid
+setgid setreuid setuid setresuid getresuid setresgid getresgid setfsuid setfsgid times setpgid
+getpgid getsid setsid getgroups setgroups uname sethostname setdomainname getrlimit setrlimit
+getrusage umask prctl getcpu gettimeofday settimeofday adjtimex getpid getppid getuid geteuid getgid
+getegid gettid sysinfo mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr msgget
+msgctl msgrcv msgsnd semget semctl semtimedop semop shmget shmctl shmat shmdt socket socketpair bind
+listen accept connect getsockname getpeername sendto recvfrom setsockopt getsockopt shutdown sendmsg
+recvmsg readahead brk munmap mremap add_key request_key keyctl clone execve mmap fadvise64 swapon
+swapoff mprotect msync mlock munlock mlockall munlockall mincore madvise remap_file_pages mbind
+get_mempolicy set_mempolicy migrate_pages move_pages rt_tgsigqueueinfo perf_event_open accept4
+recvmmsg @260 wait4 prlimit64 fanotify_init fanotify_mark name_to_handle_at open_by_handle_at
+clock_adjtime syncfs setns sendmmsg process_vm_readv process_vm_writev kcmp finit_module
+sched_setattr sched_getattr renameat2 seccomp getrandom memfd_create bpf execveat userfaultfd
+membarrier mlock2 copy_file_range preadv2 pwritev2 pkey_mprotect pkey_alloc pkey_free statx
+io_pgetevents rseq kexec_file_load
+"""
+_COMMON_SYSCALLS = """
+@424 pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree move_mount fsopen
+fsconfig fsmount fspick pidfd_open clone3 close_range openat2 pidfd_getfd faccessat2 process_madvise
+epoll_pwait2 mount_setattr quotactl_fd landlock_create_ruleset landlock_add_rule
+landlock_restrict_self memfd_secret process_mrelease futex_waitv set_mempolicy_home_node cachestat
+fchmodat2 map_shadow_stack futex_wake futex_wait futex_requeue statmount listmount lsm_get_self_attr
+lsm_set_self_attr lsm_list_modules mseal setxattrat getxattrat listxattrat removexattrat
+open_tree_attr file_getattr file_setattr listns rseq_slice_yield
+"""
+
+
+def _numbers(text):
+    table, nr = {}, 0
+    for word in text.split():
+        if word.startswith("@"):
+            nr = int(word[1:])
+        else:
+            table[word], nr = nr, nr + 1
+    return table
+
+
+class _Architecture(_Record):
+    """`audit`: AUDIT_ARCH_* of linux/audit.h. `syscalls`: name -> number."""
+    _fields = dict(name="", audit=0, syscalls=None)
+
+    def __hash__(self):
+        return hash(self.name)
+
+
+_ARCHITECTURES = {row.name: row for row in (
+    _Architecture(name="x86_64", audit=0xC000003E,
+                  syscalls=_numbers(_X86_64_SYSCALLS + _COMMON_SYSCALLS)),
+    _Architecture(name="aarch64", audit=0xC00000B7,
+                  syscalls=_numbers(_GENERIC_SYSCALLS + "@38 renameat" + _COMMON_SYSCALLS)),
+    _Architecture(name="riscv64", audit=0xC00000F3,
+                  syscalls=_numbers(_GENERIC_SYSCALLS + "@258 riscv_hwprobe riscv_flush_icache"
+                                    + _COMMON_SYSCALLS)),
+)}
+_ALL_SYSCALLS = frozenset(name for row in _ARCHITECTURES.values() for name in row.syscalls)
+_ARCH = _ARCHITECTURES.get(os.uname().machine)
+_NR = _ARCH.syscalls if _ARCH else {}
+
+
+# ------------------------------------------------------------------------------------------------
+# 6  Raw calls
+# ------------------------------------------------------------------------------------------------
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.syscall.argtypes = (ctypes.c_long,) * 7
+
+
+def _raw(nr, a=0, b=0, c=0, d=0, e=0, f=0):
+    """syscall(2) by number, GIL released; the result, or -errno."""
+    result = _libc.syscall(nr, a, b, c, d, e, f)
+    return -ctypes.get_errno() if result == -1 else result
+
+
+def _call(name, *args):
+    """The named syscall, checked: its result, or OSError. Pointers are addresses."""
+    if name not in _NR:
+        raise OSError(errno.ENOSYS, "no %s on %s" % (name, os.uname().machine))
+    result = _raw(_NR[name], *args)
+    if result < 0:
+        raise OSError(-result, "%s: %s" % (name, os.strerror(-result)))
+    return result
+
+
+def _address(structure):
+    return ctypes.addressof(structure)
+
+
+def _pidfd_open(pid):
+    return _call("pidfd_open", pid, 0)  # 5.3; always close-on-exec
+
+
+def _pidfd_send_signal(pidfd, signum):
+    _call("pidfd_send_signal", pidfd, signum, 0, 0)  # 5.1
+
+
+def _thread_is_gone(tid):
+    """True once no thread `tid` of this process is left in the kernel (tgkill(2), ESRCH)."""
+    return _raw(_NR["tgkill"], os.getpid(), tid, 0) == -errno.ESRCH
+
+
+def _high_fd(fd):
+    """The descriptor itself, or where it is 0, 1 or 2 (a host with closed stdio) a higher copy."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
+def _read_memory(tid, address, size):
+    """Up to `size` bytes of another task's memory, fewer where it is not mapped.
+
+    process_vm_readv(2); OSError where nothing can be read. One copy: what is judged is this copy.
+    """
+    buffer = ctypes.create_string_buffer(size)
+    local = iovec(_address(buffer), size)
+    remote = iovec(address, size)
+    got = _call("process_vm_readv", tid, _address(local), 1, _address(remote), 1, 0)
+    return buffer.raw[:got]
+
+
+def _proc_stat(pid):
+    """Fields of /proc/PID/stat from the third (state) on, as bytes; [] if there is no such process."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb", 0) as file:
+            return file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _is_alive(pid):
+    """False for a zombie, unless it is the dead leader of threads that live on; proc_pid_stat(5)."""
+    fields = _proc_stat(pid)
+    return bool(fields) and (fields[0] not in (b"Z", b"X") or int(fields[17]) > 1)
+
+
+# ------------------------------------------------------------------------------------------------
+# 7  Landlock
+# ------------------------------------------------------------------------------------------------
+
+class _Abi(_Record):
+    """What one Landlock ABI added, by the kernel's names in the order of their bits."""
+    _fields = dict(abi=0, kernel="", fs="", net="", scoped="")
+
+
+_ABIS = (
+    _Abi(abi=1, kernel="5.13", fs="EXECUTE WRITE_FILE READ_FILE READ_DIR REMOVE_DIR REMOVE_FILE "
+         "MAKE_CHAR MAKE_DIR MAKE_REG MAKE_SOCK MAKE_FIFO MAKE_BLOCK MAKE_SYM"),
+    _Abi(abi=2, kernel="5.19", fs="REFER"),
+    _Abi(abi=3, kernel="6.2", fs="TRUNCATE"),
+    _Abi(abi=4, kernel="6.7", net="BIND_TCP CONNECT_TCP"),
+    _Abi(abi=5, kernel="6.10", fs="IOCTL_DEV"),
+    _Abi(abi=6, kernel="6.12", scoped="ABSTRACT_UNIX_SOCKET SIGNAL"),
+    _Abi(abi=7, kernel="6.15"),  # audit flags
+    _Abi(abi=8, kernel="7.0"),   # LANDLOCK_RESTRICT_SELF_TSYNC
+    _Abi(abi=9, kernel="7.1", fs="RESOLVE_UNIX"),
+    _Abi(abi=10, kernel="7.2", net="BIND_UDP CONNECT_SEND_UDP"),
+)
+
+
+def _bits(kind, names, abi=_ABIS[-1].abi):
+    """The mask of those `names` ("A B", or None for all) of a kind that `abi` knows."""
+    order = [(name, row.abi) for row in _ABIS for name in getattr(row, kind).split()]
+    wanted = [name for name, _ in order] if names is None else names.split()
+    unknown = set(wanted) - {name for name, _ in order}
+    assert not unknown, unknown
+    return sum(1 << i for i, (name, since) in enumerate(order) if name in wanted and since <= abi)
+
+
+_FS_READ = "EXECUTE READ_FILE READ_DIR"
+_FS_WRITE = (_FS_READ + " WRITE_FILE TRUNCATE IOCTL_DEV REMOVE_DIR REMOVE_FILE MAKE_DIR MAKE_REG "
+             "MAKE_SOCK MAKE_FIFO MAKE_SYM REFER RESOLVE_UNIX")  # no device nodes
+_FS_ON_FILES = "EXECUTE READ_FILE WRITE_FILE TRUNCATE IOCTL_DEV RESOLVE_UNIX"  # others: EINVAL
+_FS_DEVICE = "READ_FILE WRITE_FILE TRUNCATE IOCTL_DEV"
+
+_PROTECTIONS = (  # what is lost below an ABI: (name for Result.unenforced, ABI, kernel)
+    ("files", 1, "5.13"),
+    ("truncation of files that are not writable", 3, "6.2"),
+    ("TCP ports", 4, "6.7"),
+    ("signals and abstract Unix sockets to the outside", 6, "6.12"),
+)
+
+
+def landlock_abi_version():
+    """The Landlock ABI of this kernel, 0 where it is missing or switched off.
+
+    landlock_create_ruleset(2). An ABI newer than this file knows is used as the newest it knows.
+    """
+    if not _NR:
+        return 0
+    return max(0, _raw(_NR["landlock_create_ruleset"], 0, 0, LANDLOCK_CREATE_RULESET_VERSION))
+
+
+def _lost_protections(abi):
+    """Names of what Landlock `abi` cannot enforce. Nothing is lost from ABI 6 on."""
+    return tuple(name for name, needed, _ in _PROTECTIONS if abi < needed)
+
+
+class _Rules(_Record):
+    """A ruleset as data: masks, (path, rights) pairs and (port range, rights) pairs."""
+    _fields = dict(fs=0, net=0, scoped=0, paths=(), ports=())
+
+
+def _landlock_rules(policy, abi):
+    """The ruleset of a policy under an ABI: a pure function. Every right that the ABI knows is
+    handled, so that what no rule grants is refused."""
+    bind = [port for port in policy.net_allow_bind if port != "*"]
+    net = "CONNECT_TCP" if len(bind) < len(policy.net_allow_bind) else "BIND_TCP CONNECT_TCP"
+    paths = ([(path, _FS_READ) for path in policy.fs_readable]
+             + [(path, _FS_WRITE) for path in policy.fs_writable]
+             + [(path, _FS_DEVICE) for path in _FREE_DEVICES])
+    return _Rules(
+        fs=_bits("fs", None, abi), net=_bits("net", net, abi), scoped=_bits("scoped", None, abi),
+        paths=tuple((path, _bits("fs", rights, abi)) for path, rights in paths),
+        ports=tuple((_port_range("net_allow_bind", port), _bits("net", "BIND_TCP", abi))
+                    for port in bind) if abi >= 4 and "BIND_TCP" in net else ())
+
+
+def _landlock_ruleset(policy, abi):
+    """-> (descriptor of the ruleset, paths that do not exist). Raises LaunchError."""
+    rules = _landlock_rules(policy, abi)
+    attr = landlock_ruleset_attr(rules.fs, rules.net, rules.scoped)
+    try:  # an older kernel takes the longer structure as long as what it does not know is zero
+        ruleset = _high_fd(_call("landlock_create_ruleset", _address(attr), ctypes.sizeof(attr), 0))
+    except OSError as e:
+        raise LaunchError("landlock_create_ruleset", e.errno) from e
+    try:
+        missing = [p for p, rights in rules.paths if not _allow_path(ruleset, p, rights)]
+        for (first, last), rights in rules.ports:
+            for port in range(first, last + 1):
+                rule = landlock_net_port_attr(rights, port)
+                _call("landlock_add_rule", ruleset, LANDLOCK_RULE_NET_PORT, _address(rule), 0)
+    except OSError as e:
+        os.close(ruleset)
+        raise LaunchError("landlock_add_rule", e.errno, e.filename) from e
+    except BaseException:
+        os.close(ruleset)
+        raise
+    return ruleset, tuple(p for p in missing if p not in _FREE_DEVICES)
+
+
+def _allow_path(ruleset, path, rights):
+    """Adds one rule; False if the path does not exist (then it grants nothing)."""
+    try:
+        fd = os.open(path, O_PATH | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, path) from None
+    try:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            rights &= _bits("fs", _FS_ON_FILES)
+        rule = landlock_path_beneath_attr(rights, fd)
+        try:
+            _call("landlock_add_rule", ruleset, LANDLOCK_RULE_PATH_BENEATH, _address(rule), 0)
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, path) from None
+        return True
+    finally:
+        os.close(fd)
+
+
+_LATER = {  # fields whose enforcement is not there yet: never a silent no-op
+    "fs_denied": "part 3", "net_allow": "part 2", "net_deny": "part 2", "max_memory": "part 2",
+    "policy_fn": "part 2",
+}
+
+
+class _KernelFlags(_Record):
+    _fields = dict(listener=False, waits_killably=False)
+
+
+@functools.lru_cache(maxsize=None)
+def _kernel_flags():
+    """What seccomp(2) takes: a flag that it knows gets as far as the missing filter (EFAULT)."""
+    def known(flags):
+        return bool(_NR) and _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, 0) == -errno.EFAULT
+
+    return _KernelFlags(
+        listener=known(SECCOMP_FILTER_FLAG_NEW_LISTENER),
+        waits_killably=known(SECCOMP_FILTER_FLAG_NEW_LISTENER
+                             | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV))
+
+
+def kernel_support():
+    """What this kernel has: feature -> (what it needs, whether it was found)."""
+    abi, flags = landlock_abi_version(), _kernel_flags()
+
+    def has(name, *args):
+        return bool(_NR) and _raw(_NR[name], *args) not in (-errno.ENOSYS, -errno.EPERM)
+
+    rows = {"architecture": (" or ".join(_ARCHITECTURES), _ARCH is not None)}
+    rows.update(("Landlock: " + name, ("Linux %s with Landlock" % kernel, abi >= needed))
+                for name, needed, kernel in _PROTECTIONS)
+    rows.update({
+        "seccomp: listener": ("Linux 5.9", flags.listener),
+        "seccomp: held tasks ignore signals": ("Linux 5.19", flags.waits_killably),
+        "pidfd_getfd": ("Linux 5.6, not refused by a container", has("pidfd_getfd", -1, 0, 0)),
+        "close_range": ("Linux 5.11, not refused by a container", has("close_range", -1, 0, 8)),
+        "ptrace": ("no refusal by a container", has("ptrace", -1, 0, 0, 0)),
+        "/proc": ("proc(5) mounted", os.path.exists("/proc/self/task")),
+    })
+    return rows
+
+
+def _require_enforceable(policy, abi):
+    """The protections that best_effort leaves out; UnsupportedError without it, or for a field
+    whose enforcement does not exist yet."""
+    for field, part in _LATER.items():
+        if getattr(policy, field) != Policy._fields[field]:
+            raise UnsupportedError(field, "a later version of sandlock (%s)" % part, __version__)
+    if _ARCH is None:
+        raise UnsupportedError("architecture", " or ".join(_ARCHITECTURES), os.uname().machine)
+    if not _kernel_flags().listener:
+        raise UnsupportedError("seccomp listener", "Linux 5.9", os.uname().release)
+    lost = _lost_protections(abi)
+    if lost and not policy.best_effort:
+        name, needed, kernel = next(row for row in _PROTECTIONS if row[0] == lost[0])
+        raise UnsupportedError(name, "Landlock ABI %d (Linux %s), or best_effort" % (needed, kernel),
+                               "ABI %d (Linux %s)" % (abi, os.uname().release))
+    return lost
+
+
+# ------------------------------------------------------------------------------------------------
+# 8  BPF assembler and filter
+# ------------------------------------------------------------------------------------------------
+
+BPF_LD_W_ABS, BPF_JA, BPF_JEQ_K, BPF_JGE_K, BPF_JSET_K, BPF_RET_K, BPF_AND_K = (
+    0x20, 0x05, 0x15, 0x35, 0x45, 0x06, 0x54)  # linux/bpf_common.h
+
+
+class _Assembler:
+    """Classic BPF with forward labels.
+
+    A conditional only ever skips the jump that follows it, and only that jump carries a label:
+    its offset has 32 bits, so distances cannot overflow (a conditional's has 8).
+    """
+    LIMIT = 4096  # BPF_MAXINSNS
+
+    def __init__(self):
+        self.code = []     # [code, jt, jf, k or label]
+        self.labels = {}   # name -> index
+
+    def ld(self, offset):
+        self.code.append((BPF_LD_W_ABS, 0, 0, offset))
+
+    def and_(self, mask):
+        self.code.append((BPF_AND_K, 0, 0, mask))
+
+    def ret(self, value):
+        self.code.append((BPF_RET_K, 0, 0, value))
+
+    def goto(self, label):
+        self.code.append((BPF_JA, 0, 0, label))
+
+    def _jump_if(self, code, k, label):
+        self.code.append((code, 0, 1, k))
+        self.goto(label)
+
+    def jeq(self, k, label):
+        self._jump_if(BPF_JEQ_K, k, label)
+
+    def jge(self, k, label):
+        self._jump_if(BPF_JGE_K, k, label)
+
+    def jset(self, mask, label):
+        self._jump_if(BPF_JSET_K, mask, label)
+
+    def label(self, name):
+        if name in self.labels:
+            raise ValueError("label %r is defined twice" % name)
+        self.labels[name] = len(self.code)
+
+    def link(self):
+        """The program as bytes; ValueError for a label that is unknown or behind its jump."""
+        if not 0 < len(self.code) <= self.LIMIT:
+            raise ValueError("%d instructions; 1 to %d are possible" % (len(self.code), self.LIMIT))
+        program = (sock_filter * len(self.code))()
+        for i, (code, jt, jf, k) in enumerate(self.code):
+            if code == BPF_JA:
+                k = self.labels.get(k, -1) - i - 1
+                if k < 0:
+                    raise ValueError("label %r is not ahead of its jump" % self.code[i][3])
+            program[i] = sock_filter(code, jt, jf, k)
+        return bytes(program)
+
+
+def _arg(index):
+    """Offset of the low 32 bits of a syscall argument (all three architectures: little-endian)."""
+    return seccomp_data.args.offset + 8 * index
+
+
+# The block-list of SPEC.md 6: errno, whether extra_allow_syscalls may lift it, names.
+_BLOCKED = (
+    (errno.ENOSYS, False, "clone3 io_uring_setup io_uring_enter io_uring_register"),
+    (errno.EPERM, False, "unshare setns chroot pivot_root"),
+    (errno.EPERM, False, "mount umount2 mount_setattr move_mount open_tree open_tree_attr fsopen "
+                         "fsconfig fsmount fspick"),
+    (errno.EPERM, False, "ptrace process_vm_readv process_vm_writev pidfd_getfd kcmp "
+                         "process_madvise process_mrelease move_pages migrate_pages"),
+    (errno.EPERM, False, "bpf perf_event_open userfaultfd add_key request_key keyctl "
+                         "lookup_dcookie fanotify_init fanotify_mark lsm_set_self_attr"),
+    (errno.EPERM, False, "init_module finit_module delete_module create_module query_module "
+                         "get_kernel_syms kexec_load kexec_file_load reboot swapon swapoff"),
+    (errno.EPERM, False, "settimeofday clock_settime adjtimex clock_adjtime sethostname "
+                         "setdomainname"),
+    (errno.EPERM, False, "open_by_handle_at ioperm iopl modify_ldt quotactl quotactl_fd acct syslog "
+                         "vhangup nfsservctl uselib _sysctl sysfs vserver security tuxcall "
+                         "afs_syscall getpmsg putpmsg"),
+    (errno.EPERM, True, "shmget shmat shmctl shmdt semget semop semctl semtimedop msgget msgsnd "
+                        "msgrcv msgctl"),
+    (errno.EPERM, True, "mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr"),
+)
+_LIFTABLE = frozenset(name for _, liftable, names in _BLOCKED if liftable for name in names.split())
+_NEVER_ALLOWED = frozenset(
+    name for _, liftable, names in _BLOCKED if not liftable for name in names.split())
+
+
+class _FilterPlan(_Record):
+    """All that a filter depends on. `actions`: sorted (syscall name, label) pairs. `supervised`:
+    False under confine(), which has nobody to notify. `udp`, `unix_datagrams`: which datagram
+    sockets exist."""
+    _fields = dict(arch=None, actions=(), supervised=True, udp=False, unix_datagrams=False)
+
+
+# Argument blocks: what a syscall's registers must be. Each ends in a jump. "notify" and "fork" are
+# where the supervisor judges; under confine() the one is refused and the other allowed.
+
+def _block_clone(asm, plan):
+    """Namespaces never; CLONE_PARENT never, or the tree could not be told; threads are free."""
+    asm.ld(_arg(0))
+    asm.jset(_CLONE_NAMESPACES | CLONE_PARENT, "eperm")
+    asm.jset(CLONE_THREAD, "allow")
+    asm.goto("fork")
+
+
+def _block_socket(asm, plan):
+    """Family, then type without its flags, then protocol; net/socket.c."""
+    families = {
+        AF_UNIX: [(t, None) for t in (SOCK_STREAM, SOCK_SEQPACKET)]
+        + [(SOCK_DGRAM, None), (SOCK_RAW, None)] * plan.unix_datagrams,  # RAW means DGRAM there
+        AF_NETLINK: [(SOCK_RAW, (NETLINK_ROUTE,)), (SOCK_DGRAM, (NETLINK_ROUTE,))],
+    }
+    families[AF_INET] = families[AF_INET6] = (
+        [(SOCK_STREAM, (0, IPPROTO_TCP))] + [(SOCK_DGRAM, (0, IPPROTO_UDP))] * plan.udp)
+    asm.ld(_arg(0))
+    for family in families:
+        asm.jeq(family, "socket-%d" % family)
+    asm.goto("eperm")
+    for family, kinds in families.items():
+        asm.label("socket-%d" % family)
+        asm.ld(_arg(1))
+        asm.and_(_SOCK_TYPE_MASK)
+        for kind, protocols in kinds:
+            asm.jeq(kind, "allow" if protocols is None else "socket-%d-%d" % (family, kind))
+        asm.goto("eperm")
+        for kind, protocols in kinds:
+            if protocols is not None:
+                asm.label("socket-%d-%d" % (family, kind))
+                asm.ld(_arg(2))
+                for protocol in protocols:
+                    asm.jeq(protocol, "allow")
+                asm.goto("eperm")
+
+
+def _block_socketpair(asm, plan):
+    asm.ld(_arg(0))
+    asm.jeq(AF_UNIX, "socketpair-unix")
+    asm.goto("eperm")
+    asm.label("socketpair-unix")
+    asm.ld(_arg(1))
+    asm.and_(_SOCK_TYPE_MASK)
+    for kind in (SOCK_STREAM, SOCK_SEQPACKET) + (SOCK_DGRAM, SOCK_RAW) * plan.unix_datagrams:
+        asm.jeq(kind, "allow")
+    asm.goto("eperm")
+
+
+def _block_values(index, values, then="allow", otherwise="eperm"):
+    """A block that compares one argument with a list."""
+    def block(asm, plan):
+        asm.ld(_arg(index))
+        for value in values:
+            asm.jeq(value, then)
+        asm.goto(otherwise)
+    return block
+
+
+def _block_bits(index, mask, then="eperm", otherwise="allow"):
+    def block(asm, plan):
+        asm.ld(_arg(index))
+        asm.jset(mask, then)
+        asm.goto(otherwise)
+    return block
+
+
+def _block_which_who(name, which):
+    """setpriority, ioprio_set: oneself is free, another process is judged, groups and users not."""
+    def block(asm, plan):
+        asm.ld(_arg(0))
+        asm.jeq(which, name + "-process")
+        asm.goto("eperm")
+        asm.label(name + "-process")
+        asm.ld(_arg(1))
+        asm.jeq(0, "allow")
+        asm.goto("notify")
+    return block
+
+
+_own_pid_or_notify = _block_values(0, [0], otherwise="notify")
+_BLOCKS = {
+    "clone": _block_clone,
+    "socket": _block_socket,
+    "socketpair": _block_socketpair,
+    "ioctl": _block_values(1, [TIOCSTI, TIOCLINUX], then="eperm", otherwise="allow"),
+    "personality": _block_values(0, _HARMLESS_PERSONALITIES),
+    "seccomp": _block_bits(1, SECCOMP_FILTER_FLAG_NEW_LISTENER),
+    "sendto": _block_bits(3, MSG_FASTOPEN),
+    "sendmsg": _block_bits(2, MSG_FASTOPEN),
+    "sendmmsg": _block_bits(3, MSG_FASTOPEN),
+    "prlimit64": _own_pid_or_notify,
+    "sched_setaffinity": _own_pid_or_notify,
+    "sched_setscheduler": _own_pid_or_notify,
+    "sched_setparam": _own_pid_or_notify,
+    "sched_setattr": _own_pid_or_notify,
+    "setpriority": _block_which_who("setpriority", PRIO_PROCESS),
+    "ioprio_set": _block_which_who("ioprio_set", IOPRIO_WHO_PROCESS),
+}
+
+
+def _filter_plan(policy, arch, trapped=(), refused=()):
+    """The filter of a policy: a pure function. `trapped`: names that the supervisor handles, none
+    under confine(); `refused`: names that get EACCES."""
+    actions = {name: "block:" + name for name in _BLOCKS}
+    actions.update((name, "notify") for name in trapped if name not in _BLOCKS)
+    actions.update((name, "errno:%d" % errno.EACCES) for name in refused)
+    for error, _, names in _BLOCKED:
+        actions.update((name, "errno:%d" % error) for name in names.split()
+                       if name not in policy.extra_allow_syscalls)
+    actions.update((name, "eperm") for name in policy.extra_deny_syscalls)
+    return _FilterPlan(arch=arch, actions=tuple(sorted(actions.items())), supervised=bool(trapped))
+
+
+@functools.lru_cache(maxsize=64)
+def _assemble_filter(plan):
+    """The filter as bytes. Arguments are loaded only inside the block of their own syscall, so
+    that all else is answered from the kernel's bitmap (5.11) without running the filter."""
+    arch, asm, actions = plan.arch, _Assembler(), dict(plan.actions)
+    rows = sorted((arch.syscalls[n], label) for n, label in actions.items() if n in arch.syscalls)
+    asm.ld(seccomp_data.arch.offset)
+    asm.jeq(arch.audit, "native")
+    asm.ret(SECCOMP_RET_KILL_PROCESS)
+    asm.label("native")
+    asm.ld(seccomp_data.nr.offset)
+    # The x32 numbers have bit 30 set; and what is newer than this file could be anything.
+    asm.jge(max(arch.syscalls.values()) + 1, "enosys")
+    _assemble_tree(asm, rows, "tree")
+    labels = {label for _, label in rows}
+    for name, block in _BLOCKS.items():
+        if "block:" + name in labels:
+            asm.label("block:" + name)
+            block(asm, plan)
+    refused, notify = SECCOMP_RET_ERRNO | errno.EPERM, SECCOMP_RET_USER_NOTIF
+    verdicts = {label: SECCOMP_RET_ERRNO | int(label[len("errno:"):])
+                for label in sorted(labels) if label.startswith("errno:")}
+    verdicts.update(eperm=refused, enosys=SECCOMP_RET_ERRNO | errno.ENOSYS,
+                    notify=notify if plan.supervised else refused,
+                    fork=notify if plan.supervised else SECCOMP_RET_ALLOW,
+                    allow=SECCOMP_RET_ALLOW)
+    for label, verdict in verdicts.items():
+        asm.label(label)
+        asm.ret(verdict)
+    return asm.link()
+
+
+def _assemble_tree(asm, rows, name):
+    """A balanced search over sorted (number, label) rows; leaves of at most four."""
+    if len(rows) <= 4:
+        for nr, label in rows:
+            asm.jeq(nr, label)
+        asm.goto("allow")
+        return
+    middle = len(rows) // 2
+    asm.jge(rows[middle][0], name + "r")
+    _assemble_tree(asm, rows[:middle], name + "l")
+    asm.label(name + "r")
+    _assemble_tree(asm, rows[middle:], name + "r")
+
+# ------------------------------------------------------------------------------------------------
+# 9  Notifications: request and reply
+# ------------------------------------------------------------------------------------------------
+
+# A reply is (val, error, flags) of seccomp_notif_resp. It starts as a refusal.
+_CONTINUE = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+
+
+def _refuse(error):
+    return 0, -error, 0
+
+
+def _return(value):
+    return value, 0, 0
+
+
+class _Listener:
+    """The descriptor of seccomp_unotify(2): one request at a time, any number of repliers.
+
+    The descriptor is closed by the supervisor thread alone, once the broker has ended.
+    """
+
+    def __init__(self, fd):
+        self.fd = fd
+        self._blank = bytes(ctypes.sizeof(seccomp_notif))
+        self._buffer = bytearray(self._blank)
+        try:  # 6.6: the answer wakes the task on the core of whoever answers
+            fcntl.ioctl(fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+        except OSError as e:
+            if e.errno not in (errno.EINVAL, errno.ENOTTY):
+                raise
+
+    def receive(self):
+        """The next seccomp_notif, or None if its task died in the meantime."""
+        self._buffer[:] = self._blank  # the kernel insists on zeros
+        try:
+            fcntl.ioctl(self.fd, SECCOMP_IOCTL_NOTIF_RECV, self._buffer)
+        except OSError as e:
+            if e.errno in (errno.ENOENT, errno.EINTR):
+                return None
+            raise
+        return seccomp_notif.from_buffer_copy(self._buffer)
+
+    def reply(self, request, reply):
+        """Answers; False if the task is not waiting any more (it died)."""
+        answer = seccomp_notif_resp(request.id, *reply)
+        try:
+            fcntl.ioctl(self.fd, SECCOMP_IOCTL_NOTIF_SEND, bytes(answer))
+        except OSError as e:
+            if e.errno != errno.ENOENT:
+                raise
+            return False
+        return True
+
+    def check(self, request):
+        """OSError unless the task still waits: then all that was read by its number was its own."""
+        fcntl.ioctl(self.fd, SECCOMP_IOCTL_NOTIF_ID_VALID, bytes(_u64(request.id)))
+
+
+# ------------------------------------------------------------------------------------------------
+# 10  Handlers by family, and their table
+# ------------------------------------------------------------------------------------------------
+# A handler takes (supervisor, request) and returns a reply, or None: ask again later. Those of
+# the broker run on its thread, inside the sandbox's own Landlock domain, and get the number of the
+# task's process (thread group) too, which only an unconfined thread can look up.
+
+def _on_fork(sup, request):
+    """A new process (the filter lets threads pass). Flags are in a register: cannot be raced."""
+    if sup.ending:
+        return _refuse(errno.EPERM)
+    if sup.population >= sup.policy.max_processes:
+        sup.population = _census(sup)
+    if sup.population >= sup.policy.max_processes:
+        sup.deny(_thread_group(request.pid), "clone", "process", "the sandbox has %d processes" % sup.population,
+                 "max_processes")
+        return _refuse(errno.EAGAIN)
+    sup.population += 1
+    sup.forked = True
+    sup.in_flight[request.pid] = time.monotonic()
+    return _CONTINUE
+
+
+def _census(sup):
+    """How many processes there are, or are about to be.
+
+    A fork that was let through may not be visible yet. It has happened once its caller makes
+    another request, and 20 ms later it has happened as well; until then it counts.
+    """
+    while True:
+        visible = len(sup.members())
+        now = time.monotonic()
+        sup.in_flight = {t: at for t, at in sup.in_flight.items() if now - at < 0.02}
+        total = visible + len(sup.in_flight)
+        if visible >= sup.policy.max_processes or total < sup.policy.max_processes:
+            return total
+        time.sleep(0.001)
+
+
+def _on_exec(sup, request):
+    """Nothing is judged (Landlock decides what may be executed): only a run that ends refuses."""
+    return _refuse(errno.EPERM) if sup.ending else _CONTINUE
+
+
+def _on_other_process(argument):
+    """Limits, priority, affinity, scheduling of another process: members of the sandbox only.
+
+    The number is in a register. Between check and call it could only come to mean another process
+    if that member was reaped and the numbers went once round: then the host's own permission
+    checks are what is left.
+    """
+    def handler(sup, request):
+        pid = request.data.args[argument] & 0xffffffff
+        return _CONTINUE if sup.is_member(pid) else _refuse(errno.EPERM)
+    return handler
+
+
+def _task_descriptor(process, fd):
+    """A copy of a task's descriptor; pidfd_getfd(2), 5.6."""
+    pidfd = _pidfd_open(process)
+    try:
+        return _call("pidfd_getfd", pidfd, fd & 0xffffffff, 0)
+    finally:
+        os.close(pidfd)
+
+
+def _socket_domain(fd):
+    value, size = ctypes.c_int(), _u32(4)
+    if _libc.getsockopt(fd, SOL_SOCKET, SO_DOMAIN, ctypes.byref(value), ctypes.byref(size)):
+        raise OSError(ctypes.get_errno(), "getsockopt(SO_DOMAIN)")
+    return value.value
+
+
+def _on_connect(sup, request, process):
+    """connect(2), done on behalf on a copy of the socket with a copy of the address.
+
+    What the kernel gets is what was judged: later changes of the task's memory or descriptors
+    change nothing. The server sees the host's pid in SO_PEERCRED, with the task's uid and gid.
+    """
+    fd, address, size = request.data.args[:3]
+    if not 2 <= size <= 128:  # sizeof(struct sockaddr_storage)
+        return _refuse(errno.EINVAL)
+    sockaddr = _read_memory(request.pid, address, size)
+    if len(sockaddr) < size:
+        return _refuse(errno.EFAULT)
+    sock = _task_descriptor(process, fd)
+    try:
+        sup.listener.check(request)
+        domain = _socket_domain(sock)
+        if domain == AF_UNIX:
+            return _connect_unix(sup, request, process, sock, sockaddr)
+        if domain == AF_NETLINK:
+            return _connect_now(sock, sockaddr)
+        sup.deny(process, "connect", "network", "no endpoint is allowed", "net_allow",
+                 **_inet_address(sockaddr))
+        return _refuse(errno.ECONNREFUSED)
+    finally:
+        os.close(sock)
+
+
+def _inet_address(sockaddr):
+    """host and port of a sockaddr_in or sockaddr_in6, as far as it is one; ip(7), ipv6(7)."""
+    import ipaddress
+    family, = struct.unpack_from("=H", sockaddr)
+    first, size = {AF_INET: (4, 4), AF_INET6: (8, 16)}.get(family, (0, 0))
+    packed = sockaddr[first:first + size]
+    if not size or len(packed) < size:
+        return {}
+    port, = struct.unpack_from(">H", sockaddr, 2)
+    return {"host": str(ipaddress.ip_address(packed)), "port": port}
+
+
+def _connect_unix(sup, request, process, sock, sockaddr):
+    """Abstract addresses are the kernel's to judge (the broker is in the sandbox's scope). A path
+    is resolved inside the domain, once; Landlock itself says whether it may be written: opening a
+    socket file for writing asks that before it fails with ENXIO, as it always does."""
+    name = sockaddr[2:110].split(b"\0")[0]
+    if struct.unpack_from("=H", sockaddr)[0] != AF_UNIX or not name:
+        return _connect_now(sock, sockaddr)
+    target = _open_beneath_task(request.pid, name)
+    try:
+        if not stat.S_ISSOCK(os.fstat(target).st_mode):
+            return _refuse(errno.ECONNREFUSED)
+        link = b"/proc/self/fd/%d" % target
+        try:
+            os.close(os.open(link, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            return _refuse(errno.EACCES)  # not a socket after all: cannot happen
+        except OSError as e:
+            if e.errno != errno.ENXIO:
+                sup.deny(process, "connect", "network", "the socket is not beneath a writable path",
+                         "fs_writable", path=os.readlink(os.fsdecode(link)))
+                return _refuse(e.errno)
+        sup.listener.check(request)
+        return _connect_now(sock, struct.pack("=H", AF_UNIX) + link + b"\0")
+    finally:
+        os.close(target)
+
+
+def _open_beneath_task(tid, name):
+    """O_PATH descriptor of what `name` means to a task, through no magic link: /proc/self would be
+    the host's. The root directory is the host's own, since chroot(2) is refused."""
+    how = open_how(O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_MAGICLINKS)
+    start = os.open("/" if name.startswith(b"/") else "/proc/%d/cwd" % tid,
+                    O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        text = ctypes.create_string_buffer(name)
+        return _call("openat2", start, _address(text), _address(how), ctypes.sizeof(how))
+    finally:
+        os.close(start)
+
+
+def _connect_now(sock, sockaddr):
+    """Never blocks the broker: a blocking socket whose peer's queue is full is asked again later.
+    O_NONBLOCK is shared with the task for a moment, on a socket that is not connected yet."""
+    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
+    fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+    try:
+        failed = _libc.connect(sock, sockaddr, len(sockaddr))
+        error = ctypes.get_errno() if failed else 0
+    finally:
+        fcntl.fcntl(sock, fcntl.F_SETFL, flags)
+    if error == errno.EAGAIN and not flags & os.O_NONBLOCK:
+        return None
+    return _refuse(error) if error else _return(0)
+
+
+def _on_listen(sup, request, process):
+    """listen(2) on a TCP socket that was never bound would bind it to a free port unasked, and
+    Landlock does not see that. Done on behalf: the socket judged is the socket that listens."""
+    fd, backlog = request.data.args[:2]
+    sock = _task_descriptor(process, fd)
+    try:
+        sup.listener.check(request)
+        if _socket_domain(sock) in (AF_INET, AF_INET6) and not _local_port(sock):
+            sup.deny(process, "bind", "network", "listening without bind takes any free port",
+                     "net_allow_bind")
+            return _refuse(errno.EACCES)
+        failed = _libc.listen(sock, ctypes.c_int(backlog & 0xffffffff))
+        return _refuse(ctypes.get_errno()) if failed else _return(0)
+    finally:
+        os.close(sock)
+
+
+def _local_port(sock):
+    name, size = ctypes.create_string_buffer(128), _u32(128)
+    if _libc.getsockname(sock, name, ctypes.byref(size)):
+        raise OSError(ctypes.get_errno(), "getsockname")
+    return struct.unpack_from(">H", name.raw, 2)[0]
+
+
+def _always(policy):
+    return True
+
+
+_HANDLERS = {  # syscall: (handler, runs on the broker, when a policy needs it)
+    "clone": (_on_fork, False, _always),
+    "fork": (_on_fork, False, _always),
+    "vfork": (_on_fork, False, _always),
+    "execve": (_on_exec, False, _always),
+    "execveat": (_on_exec, False, _always),
+    "connect": (_on_connect, True, _always),
+    "listen": (_on_listen, True, lambda policy: "*" not in policy.net_allow_bind),
+    "prlimit64": (_on_other_process(0), False, _always),
+    "sched_setaffinity": (_on_other_process(0), False, _always),
+    "sched_setscheduler": (_on_other_process(0), False, _always),
+    "sched_setparam": (_on_other_process(0), False, _always),
+    "sched_setattr": (_on_other_process(0), False, _always),
+    "setpriority": (_on_other_process(1), False, _always),
+    "ioprio_set": (_on_other_process(1), False, _always),
+}
+
+
+def _trapped_syscalls(policy):
+    return tuple(name for name, (_, _, needed) in _HANDLERS.items() if needed(policy))
+
+
+# ------------------------------------------------------------------------------------------------
+# 11  Broker: the thread inside the sandbox's Landlock domain
+# ------------------------------------------------------------------------------------------------
+
+class _Broker:
+    """Does things on behalf of the program, in the parent of its Landlock domain, with its ids and
+    capabilities: the kernel refuses the broker what the policy refuses the program. For the same
+    reason it is the oracle that tells who is in the sandbox: only those can it signal."""
+    RETRY_S = 0.005
+
+    def __init__(self):
+        self._jobs = queue.SimpleQueue()
+        self._lock = _thread.allocate_lock()  # guards _open: no job may follow the last one
+        self._open = False
+        self._ended = _thread.allocate_lock()  # held while the thread runs
+        self.tid = None
+
+    def start(self):
+        """By the launch pad, between its two restrictions: the thread inherits the first one."""
+        self._ended.acquire()
+        self._open = True
+        try:
+            _thread.start_new_thread(self._serve, ())
+        except BaseException:
+            self._open = False
+            self._ended.release()
+            raise
+
+    def _serve(self):
+        self.tid = threading.get_native_id()
+        retries = []
+        try:
+            while True:
+                try:
+                    job = self._jobs.get(timeout=self.RETRY_S if retries else None)
+                except queue.Empty:
+                    retries = [job for job in retries if job() is None]
+                    continue
+                if job is None:
+                    return
+                if job() is None:
+                    retries.append(job)
+        finally:
+            self._ended.release()
+
+    def post(self, job):
+        """Queues a function; one that returns None is called again later. False: too late."""
+        with self._lock:
+            if self._open:
+                self._jobs.put(job)
+            return self._open
+
+    def call(self, function, *args):
+        """Runs a function there and returns or raises what it does; LaunchError once it ended."""
+        outcome, done = [], _thread.allocate_lock()
+        done.acquire()
+
+        def job():
+            try:
+                outcome.append((function(*args), None))
+            except BaseException as e:  # handed to the caller
+                outcome.append((None, e))
+            done.release()
+            return True
+
+        if not self.post(job):
+            raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
+        done.acquire()
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+    def close(self):
+        """Ends the thread after the jobs it has, and waits for that."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                self._jobs.put(None)
+        with self._ended:
+            pass
+
+
+def _signal_members(pids, signum):
+    """On the broker: signals those of `pids` that the kernel lets it, and returns them.
+
+    By pidfd, so that no number can change its meaning in between; and never the host itself, which
+    is the one process outside that a thread may always signal.
+    """
+    members = []
+    for pid in pids:
+        if pid == os.getpid() or _raw(_NR["kill"], pid, 0) != 0:
+            continue
+        try:
+            pidfd = _pidfd_open(pid)
+        except OSError:
+            continue  # it ended
+        try:
+            _pidfd_send_signal(pidfd, signum)
+            members.append(pid)
+        except OSError:
+            continue  # it ended, and the number is another's now
+        finally:
+            os.close(pidfd)
+    return members
+
+
+def _listed_processes():
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _descendants(root):
+    """Without signal scoping (Landlock below ABI 6, best_effort): children of children, and whoever
+    is in the first process's session or group. A daemon that left all three is not found."""
+    rows = {pid: _proc_stat(pid) for pid in _listed_processes()}
+    found = {root}
+    while True:
+        more = {pid for pid, f in rows.items() if f and pid not in found
+                and (int(f[1]) in found or int(f[2]) == root or int(f[3]) == root)}
+        if not more:
+            return [pid for pid in found if rows.get(pid)]
+        found |= more
+
+# ------------------------------------------------------------------------------------------------
+# 12  Supervisor: the thread that answers
+# ------------------------------------------------------------------------------------------------
+
+class _Supervisor:
+    """One run. Its thread is not confined; it reads the notifications from the first exec on, and
+    sees to it that nothing is left at the end.
+
+    Who touches what: `lock` guards `ending`, `reason`, `denials` and signalling through `pidfd`;
+    the rest belongs to the supervisor's thread until `finished` is free. `pidfd` is closed by
+    release(), when nobody can be polling it.
+    """
+    SWEEP_LIMIT_S = 10.0
+    KEPT_DENIALS = 10000
+
+    def __init__(self, launch):
+        self.launch = launch
+        self.policy = launch.policy
+        self.handlers = {_NR[name]: row for name, row in _HANDLERS.items()
+                         if name in _NR and row[2](launch.policy)}
+        self.scoped = launch.abi >= 6
+        self.broker = _Broker()
+        self.from_pad = queue.SimpleQueue()  # ("listener", fd), ("spawned", errno), ("failed", e)
+        self.lock = _thread.allocate_lock()
+        self.started, self.finished = _thread.allocate_lock(), _thread.allocate_lock()
+        self.host = os.getpid()
+        self.listener = None
+        self.pid, self.pidfd = 0, -1
+        self.tid = self.pad_tid = None
+        self.ending, self.reason = False, None
+        self.population, self.forked, self.in_flight = 1, False, {}
+        self.denials = []
+        self.error = None         # LaunchError, or text once the program runs
+        self.status = None        # (exit_code, signal)
+        self.begun = self.ended = 0.0
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def start(self):
+        """Starts the program; LaunchError if it did not come to run."""
+        self.started.acquire()
+        self.finished.acquire()
+        _live.add(self)
+        self.begun = time.monotonic()
+        try:
+            _thread.start_new_thread(self._serve, ())
+        except BaseException as e:
+            _live.discard(self)
+            self.launch.close()
+            self.launch.finish()
+            raise LaunchError("thread", errno.EAGAIN, detail=str(e)) from e
+        try:
+            _thread.start_new_thread(_pad, (self.launch, self))
+        except BaseException as e:
+            self.from_pad.put(("failed", LaunchError("thread", errno.EAGAIN, detail=str(e))))
+        interrupted = None
+        while True:
+            try:
+                self.started.acquire()
+                break
+            except BaseException as e:  # Ctrl-C: refuse the exec, then say so
+                interrupted = e
+                self.kill(ExitReason.KILLED)
+        if interrupted or isinstance(self.error, LaunchError):
+            self.kill(ExitReason.KILLED)
+            self.join()
+            self.release()
+            raise interrupted or self.error
+
+    def _serve(self):
+        self.tid = threading.get_native_id()
+        _block_signals()
+        try:
+            self._launch()
+        except BaseException as e:
+            self.error = e if isinstance(e, LaunchError) else LaunchError("supervisor", detail=repr(e))
+        try:
+            if self.error is None:
+                self.launch.close()
+                self.started.release()
+                self._answer_until_exit()
+        except BaseException as e:  # fails closed: the run ends
+            self.error = "the supervisor failed: %r" % e
+        try:
+            self._finish()
+        except BaseException as e:
+            self.error = self.error or "the supervisor failed: %r" % e
+        finally:
+            _live.discard(self)
+            if isinstance(self.error, LaunchError):
+                self.started.release()
+            self.finished.release()
+
+    # -- launch ----------------------------------------------------------------------------------
+
+    def _launch(self):
+        """Answers the launch pad and libc's posix_spawn until the program's exec is committed."""
+        kind, value = self.from_pad.get()
+        if kind == "failed":
+            raise value
+        self.listener = _Listener(_high_fd(value))
+        poller = select.poll()
+        poller.register(self.listener.fd, select.POLLIN)
+        while not self.pid:
+            (_, event), = poller.poll()
+            if event & select.POLLIN:
+                request = self.listener.receive()
+                if request:
+                    self._answer_launch(request)
+            else:  # nobody has the filter any more: the pad ended without a program
+                while kind != "failed":
+                    kind, value = self.from_pad.get()
+                raise value
+
+    def _answer_launch(self, request):
+        """The host's own process and its vfork child are still ours: all but the exec continues."""
+        is_exec = request.data.nr in (_NR["execve"], _NR["execveat"])
+        if request.pid == self.pad_tid or not is_exec:
+            self.listener.reply(request, _CONTINUE)
+            return
+        pidfd = _high_fd(_pidfd_open(request.pid))
+        try:
+            self._hold(request, pidfd)
+        finally:
+            if self.pidfd != pidfd:
+                os.close(pidfd)
+
+    def _hold(self, request, pidfd):
+        """The first exec: set what is set on a held process, let it go, and stop it again before
+        its first instruction for as long as the launch pad, which it could reach, still lives.
+
+        The stop is ptrace's. Where that is refused (Yama, a tracer, a container), SIGSTOP does it
+        if the task waits killably (5.19): then the signal stays pending through exec.
+        """
+        pid, launch = request.pid, self.launch
+        while not self.from_pad.empty():
+            self.from_pad.get()  # of an attempt that failed before its exec
+        if self.ending:
+            self.listener.reply(request, _refuse(errno.EPERM))
+            return
+        try:
+            launch.prepare_process(pid)
+            traced = self._stop_at_exec(pid, pidfd)
+        except OSError as e:
+            self.listener.reply(request, _refuse(errno.EPERM))
+            raise LaunchError("prepare", e.errno, detail=str(e)) from e
+        self.listener.reply(request, _CONTINUE)
+        failed = self._spawn_result(pid, pidfd, traced)
+        if failed:
+            return  # the pad tries the next candidate
+        with self.lock:
+            self.pid, self.pidfd = pid, pidfd
+        self._await_pad()
+        self._let_go(pid, pidfd, traced)
+
+    def _stop_at_exec(self, pid, pidfd):
+        try:
+            _call("ptrace", PTRACE_SEIZE, pid, 0, PTRACE_O_TRACEEXEC)
+            return True
+        except OSError:
+            if not self.launch.waits_killably:
+                raise
+            _pidfd_send_signal(pidfd, signal.SIGSTOP)
+            return False
+
+    def _spawn_result(self, pid, pidfd, traced):
+        """posix_spawn's errno, 0 once the exec is committed. Without ptrace a failed exec has
+        stopped before libc's child could say so: PF_FORKNOEXEC (proc_pid_stat(5)) tells."""
+        while True:
+            try:
+                kind, value = self.from_pad.get(timeout=None if traced else 0.001)
+                break
+            except queue.Empty:
+                fields = _proc_stat(pid)
+                if fields and fields[0] == b"T" and int(fields[6]) & 0x40:
+                    _pidfd_send_signal(pidfd, signal.SIGCONT)
+        if kind == "failed":
+            raise value
+        return value
+
+    def _await_pad(self):
+        deadline = time.monotonic() + self.SWEEP_LIMIT_S
+        while not _thread_is_gone(self.pad_tid):
+            if time.monotonic() > deadline:
+                raise LaunchError("launch pad", detail="its thread did not end")
+            time.sleep(0)
+
+    def _let_go(self, pid, pidfd, traced):
+        """Continues the stopped program. Whether it stopped is asked of the kernel by trying, not
+        by wait(2): another thread of the host may wait for every child."""
+        while traced and _raw(_NR["ptrace"], PTRACE_DETACH, pid, 0, 0) == -errno.ESRCH:
+            if _is_readable(pidfd):
+                return  # it is dead
+            time.sleep(0)
+        if not traced:
+            try:
+                _pidfd_send_signal(pidfd, signal.SIGCONT)
+            except ProcessLookupError:
+                return
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def _answer_until_exit(self):
+        poller = select.poll()
+        poller.register(self.listener.fd, select.POLLIN)
+        poller.register(self.pidfd, select.POLLIN)
+        while True:
+            for fd, event in poller.poll():
+                if fd == self.pidfd:
+                    return
+                if event & select.POLLIN:
+                    self._answer()
+                else:
+                    poller.unregister(fd)  # HUP: no task is left under the filter
+
+    def _answer(self):
+        request = self.listener.receive()
+        if request is None:
+            return
+        self.in_flight.pop(request.pid, None)
+        handler, on_broker, _ = self.handlers.get(request.data.nr, (None, False, None))
+        if handler is None:
+            self.listener.reply(request, _refuse(errno.EPERM))
+        elif on_broker:
+            process = _thread_group(request.pid)
+            if not process or not self.broker.post(lambda: self._judge(handler, request, process)):
+                self.listener.reply(request, _refuse(errno.EPERM))
+        else:
+            self._judge(handler, request)
+
+    def _judge(self, handler, request, *more):
+        """Runs a handler and answers. Whatever fails is a refusal: with the error that the kernel
+        gave, or EPERM for one of our own, which the Result then tells. None: ask again."""
+        reply = _refuse(errno.EPERM)
+        try:
+            reply = handler(self, request, *more)
+        except OSError as e:
+            reply = _refuse(e.errno or errno.EPERM)
+        except Exception as e:
+            self.error = self.error or "%s failed: %r" % (handler.__name__, e)
+        if reply is None:
+            try:
+                self.listener.check(request)
+                return None
+            except OSError:
+                return False
+        return self.listener.reply(request, reply)
+
+    def deny(self, process, syscall, category, reason, field, **event):
+        if len(self.denials) < self.KEPT_DENIALS:
+            self.denials.append(Denial(reason=reason, field=field, event=SyscallEvent(
+                syscall=syscall, category=SyscallCategory(category), denied=True, pid=process,
+                **event)))
+
+    # -- who is inside ---------------------------------------------------------------------------
+
+    def members(self, signum=0):
+        """Signals every process inside and returns their pids; zombies are among them."""
+        if not self.scoped:
+            return self._signal_tree(signum)
+        return self.broker.call(_signal_members, _listed_processes(), signum)
+
+    def _signal_tree(self, signum):
+        pids = [self.pid] if not self.forked else _descendants(self.pid)
+        found = []
+        for pid in pids:
+            try:
+                os.kill(pid, signum)
+                found.append(pid)
+            except ProcessLookupError:
+                continue
+        return found
+
+    def is_member(self, pid):
+        """Whether a pid or thread id is inside. The host's own threads never are, though the
+        kernel lets the broker signal them."""
+        if not 0 < pid < 1 << 31 or not _thread_is_gone(pid):
+            return False
+        if not self.scoped:
+            return _thread_group(pid) in _descendants(self.pid)
+        return self.broker.call(_raw, _NR["kill"], pid, 0) == 0
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def kill(self, reason):
+        """Ends the run, from any thread: no fork and no exec from now on, and the first process
+        dies; the supervisor then sees to the rest."""
+        with self.lock:
+            if not self.ending:
+                self.ending, self.reason = True, reason
+            self._signal(signal.SIGKILL)
+
+    def signal(self, signum):
+        with self.lock:
+            self._signal(signum)
+
+    def _signal(self, signum):
+        if self.pidfd >= 0 and self.status is None and os.getpid() == self.host:
+            try:
+                _pidfd_send_signal(self.pidfd, signum)
+            except ProcessLookupError:
+                return  # it has ended by itself
+
+    def _finish(self):
+        """Nothing of the run is left: processes, threads, zombies, descriptors (but for pidfd)."""
+        with self.lock:
+            self.ending = True
+            self._signal(signal.SIGKILL)  # does nothing to the dead
+        try:
+            if not self.pid:
+                self._await_pad()
+                self.launch.close()
+            else:
+                _wait_readable(self.pidfd)
+                self.ended = time.monotonic()
+                if self.forked:
+                    self._sweep()
+                status = _reap(self.pid, self.pidfd)
+                with self.lock:
+                    self.status = status
+        finally:
+            self.broker.close()
+            if self.listener:
+                os.close(self.listener.fd)
+                self.listener.fd = -1
+            self.launch.finish()
+
+    def _sweep(self):
+        """Kills until the oracle finds nobody twice: a process that was in the middle of a fork
+        dies, but its child may have got a number that the listing had already passed."""
+        deadline, clean, pause = time.monotonic() + self.SWEEP_LIMIT_S, 0, 0.0001
+        while clean < 2:
+            others = [pid for pid in self.members(signal.SIGKILL) if pid != self.pid]
+            for pid in others:
+                _reap_adopted(pid)
+            alive = [pid for pid in others if _is_alive(pid)]
+            clean = 0 if alive else clean + 1
+            if alive:
+                if time.monotonic() > deadline:
+                    raise RuntimeError("processes %s do not die" % alive)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.01)
+
+    def join(self):
+        """Waits until the run has ended and its threads are gone from the process."""
+        with self.finished:
+            pass
+        for tid in (self.tid, self.broker.tid):
+            while tid and not _thread_is_gone(tid):
+                time.sleep(0)
+        while self.pad_tid and not _thread_is_gone(self.pad_tid):
+            time.sleep(0)
+
+    def release(self):
+        with self.lock:
+            fd, self.pidfd = self.pidfd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def forget(self):
+        """In a forked child of the host: closes what would keep the sandbox alive there."""
+        for fd in [self.pidfd, self.listener.fd if self.listener else -1] + self.launch.fds:
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = -1
+        self.launch.fds.clear()
+
+
+_live = set()  # supervisors of this process whose threads run
+
+
+def _forget_all():
+    for supervisor in _live:
+        supervisor.forget()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def _block_signals():
+    """In this thread: the host's signals belong to the host's own threads."""
+    everything = ctypes.create_string_buffer(b"\xff" * 8, 8)
+    _call("rt_sigprocmask", 2, _address(everything), 0, 8)  # SIG_SETMASK
+
+
+def _is_readable(fd, timeout_ms=0):
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(timeout_ms))
+
+
+def _wait_readable(fd):
+    while not _is_readable(fd, None):
+        continue
+
+
+def _thread_group(tid):
+    """The process of a thread, from /proc/TID/status; 0 where that cannot be read."""
+    try:
+        with open("/proc/%d/status" % tid, "rb", 0) as file:
+            return int(file.read().partition(b"\nTgid:")[2].split(None, 1)[0])
+    except OSError:
+        return 0
+
+
+def _reap(pid, pidfd):
+    """-> (exit code, signal or -1) of the ended child.
+
+    Where the host ignores SIGCHLD or reaps every child itself, the kernel remembers the status
+    for the pidfd from 6.15 on; before that it is lost and (None, -1) says so.
+    """
+    try:
+        info = os.waitid(os.P_PID, pid, os.WEXITED)
+        value, exited = info.si_status, info.si_code == os.CLD_EXITED
+    except ChildProcessError:
+        answer = bytearray(bytes(pidfd_info(mask=PIDFD_INFO_EXIT)))
+        try:
+            fcntl.ioctl(pidfd, PIDFD_GET_INFO, answer)
+        except OSError:
+            return None, -1
+        info = pidfd_info.from_buffer_copy(answer)
+        if not info.mask & PIDFD_INFO_EXIT:
+            return None, -1
+        exited = os.WIFEXITED(info.exit_code)
+        value = os.WEXITSTATUS(info.exit_code) if exited else os.WTERMSIG(info.exit_code)
+    return (value, -1) if exited else (-value, value)
+
+
+def _reap_adopted(pid):
+    """An orphan of the sandbox becomes the host's child where the host is init or a subreaper."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return  # as usual: somebody else's
+
+
+# ------------------------------------------------------------------------------------------------
+# 14  Launch pad
+# ------------------------------------------------------------------------------------------------
+
+_dumpable_lock = _thread.allocate_lock()  # guards the two below
+_dumpable_users, _dumpable_before = 0, None
+
+
+def _hold_dumpable(begin):
+    """While a thread of a root host has other ids, other processes of that user must not trace it;
+    the kernel sees to that by clearing the host's dumpable flag. When the last such run has
+    ended, the flag is what it was; PR_SET_DUMPABLE(2const)."""
+    global _dumpable_users, _dumpable_before
+    with _dumpable_lock:
+        if begin and not _dumpable_users:
+            _dumpable_before = _call("prctl", PR_GET_DUMPABLE)
+        _dumpable_users += 1 if begin else -1
+        if not _dumpable_users and _dumpable_before == 1:
+            _call("prctl", PR_SET_DUMPABLE, 1)
+
+
+class _Launch:
+    """All that a start needs, as data, made by the caller's thread.
+
+    `fds` are closed by close() once the program runs, `death_pipe`'s write end by finish(). The
+    program inherits the read end: when the host dies by any death, the kernel sends SIGKILL to
+    the program's process group (F_SETOWN, F_SETSIG, O_ASYNC; fcntl(2)).
+    """
+    DEATH_PIPE_AT = 1023  # the highest usual number; a higher one makes every fork copy more
+
+    def __init__(self, policy, argv, stdio, new_session=True, terminal=None):
+        self.policy, self.argv, self.terminal = policy, argv, terminal
+        self.fds, self._keep, self._holds_dumpable = [], [], False
+        self.abi = landlock_abi_version()
+        self.unenforced = _require_enforceable(policy, self.abi)
+        self.waits_killably = _kernel_flags().waits_killably
+        self.environment = _child_environment(policy)
+        self.candidates = _executables(argv[0], self.environment, policy.cwd)
+        try:
+            self._prepare(stdio, new_session)
+        except BaseException:
+            self.close()
+            self.finish()
+            raise
+
+    def _prepare(self, stdio, new_session):
+        policy = self.policy
+        self.missing_paths, self.ruleset = (), None
+        if self.abi:
+            self.ruleset, self.missing_paths = _landlock_ruleset(policy, self.abi)
+            self.fds.append(self.ruleset)
+        self.death_read, self.death_write = (_high_fd(fd) for fd in os.pipe())
+        self.fds += [self.death_read, self.death_write]
+        self.filter = _assemble_filter(_filter_plan(policy, _ARCH, _trapped_syscalls(policy)))
+        self.limits = tuple((resource, value) for resource, value in (
+            (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
+            (RLIMIT_FSIZE, policy.max_file_size)) if value is not None)
+        self._identity_steps()
+        self._spawn_arguments(stdio, new_session)
+
+    def close(self):
+        """What only the start needed. The write end of the death pipe stays."""
+        for fd in self.fds:
+            if fd != getattr(self, "death_write", None):
+                os.close(fd)
+        self.fds = [fd for fd in self.fds if fd == getattr(self, "death_write", None)]
+        for destroy, thing in self._keep:
+            destroy(thing)
+        self._keep = []
+
+    def finish(self):
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+        if self._holds_dumpable:
+            self._holds_dumpable = False
+            _hold_dumpable(False)
+
+    def _identity_steps(self):
+        """Raw calls, since libc's wrappers would change every thread: (stage, name, args)."""
+        steps = [("no_new_privs", "prctl", (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))]
+        if self.policy.user is not None:
+            uid, gid, groups = _user_ids("user", self.policy.user)
+            if os.geteuid() != 0:
+                raise LaunchError("user", errno.EPERM, detail="only a root host can change ids; "
+                                  "run as root or leave user out")
+            self._groups = (_u32 * len(groups))(*groups)
+            steps += [("user", "setgroups", (len(groups), _address(self._groups))),
+                      ("user", "setresgid", (gid, gid, gid)),
+                      ("user", "setresuid", (uid, uid, uid))]
+            _hold_dumpable(True)
+            self._holds_dumpable = True
+        self._cap_header = (_u32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+        self._cap_data = (_u32 * 6)()  # effective, permitted, inheritable; twice 32 bits
+        _call("capget", _address(self._cap_header), _address(self._cap_data))
+        keep = self._cap_data[1] & _KEPT_CAPABILITIES
+        if self.policy.user is not None and steps[-1][2][0] != 0:
+            keep = 0  # setresuid has cleared them
+        self._cap_data[:] = [keep, keep, 0, 0, 0, 0]
+        steps.append(("capabilities", "capset",
+                      (_address(self._cap_header), _address(self._cap_data))))
+        restrict = [("landlock_restrict_self", "landlock_restrict_self", (self.ruleset, 0))]
+        self.steps_broker = steps + (restrict if self.ruleset else [])
+        self.steps_program = restrict if self.ruleset else []
+        if self.policy.cpu_cores is not None:
+            self._mask = ctypes.create_string_buffer(128)
+            for core in self.policy.cpu_cores:
+                self._mask[core // 8] = self._mask.raw[core // 8] | 1 << core % 8
+            self.steps_program = self.steps_program + [
+                ("cpu_cores", "sched_setaffinity", (0, 128, _address(self._mask)))]
+
+    def _spawn_arguments(self, stdio, new_session):
+        """posix_spawn(3): its objects are opaque, at most 336 bytes in glibc and musl."""
+        actions, attributes = (ctypes.create_string_buffer(1024) for _ in range(2))
+        _check(_libc.posix_spawn_file_actions_init(actions))
+        self._keep.append((_libc.posix_spawn_file_actions_destroy, actions))
+        _check(_libc.posix_spawnattr_init(attributes))
+        self._keep.append((_libc.posix_spawnattr_destroy, attributes))
+        for target, source in enumerate(stdio):
+            if source is not None:
+                _check(_libc.posix_spawn_file_actions_adddup2(actions, source, target))
+        self._enter_cwd(actions)
+        _check(_libc.posix_spawn_file_actions_adddup2(actions, self.death_read, self._death_slot()))
+        flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK
+        flags |= POSIX_SPAWN_SETSID if new_session else POSIX_SPAWN_SETPGROUP
+        _check(_libc.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)))
+        defaults = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD)  # Python ignores the first two
+        bits = sum(1 << number - 1 for number in defaults)
+        _check(_libc.posix_spawnattr_setsigdefault(attributes, _signal_set(bits)))
+        mask = sum(1 << number - 1 for number in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        _check(_libc.posix_spawnattr_setsigmask(attributes, _signal_set(mask)))
+        self.actions, self.attributes = actions, attributes
+        self.c_argv = _string_array(os.fsencode(word) for word in self.argv)
+        self.c_environment = _string_array(
+            os.fsencode(name) + b"=" + os.fsencode(value) for name, value in self.environment.items())
+        self.c_pid = _i32()
+
+    def _death_slot(self):
+        """Where the program finds the read end: the highest number that its limit allows."""
+        import resource
+        limit = min(n for n in (resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                                self.policy.max_open_files, self.DEATH_PIPE_AT + 1)
+                    if n is not None and n > 0)
+        slot = limit - 1 if limit - 1 != self.death_read else limit - 2
+        if slot < 3:
+            raise LaunchError("limits", errno.EMFILE, detail="at least 5 open files are needed: "
+                              "max_open_files, or ulimit -n, is %d" % limit)
+        return slot
+
+    def _enter_cwd(self, actions):
+        """The directory is opened now, so that its errors are told apart from the command's."""
+        self.unshared_cwd = None
+        if self.policy.cwd is None:
+            return
+        try:
+            fd = _high_fd(os.open(self.policy.cwd, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as e:
+            raise LaunchError("cwd", e.errno, self.policy.cwd) from e
+        self.fds.append(fd)
+        if hasattr(_libc, "posix_spawn_file_actions_addfchdir_np"):  # glibc 2.29, musl 1.1.24
+            _check(_libc.posix_spawn_file_actions_addfchdir_np(actions, fd))
+        else:
+            self.unshared_cwd = fd
+
+    def prepare_process(self, pid):
+        """By the supervisor, while the first exec is held: limits, death pipe, terminal."""
+        for resource, value in self.limits:
+            current, new = rlimit64(), rlimit64()
+            _call("prlimit64", pid, resource, 0, _address(current))
+            new.rlim_cur = new.rlim_max = min(value, current.rlim_max)
+            _call("prlimit64", pid, resource, _address(new), 0)
+        fcntl.fcntl(self.death_read, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(self.death_read, fcntl.F_SETOWN, -pid)
+        fcntl.fcntl(self.death_read, fcntl.F_SETFL, os.O_ASYNC)
+        if self.terminal is not None:
+            os.tcsetpgrp(self.terminal, pid)
+
+
+def _check(error):
+    """posix_spawn's family returns an errno."""
+    if error:
+        raise LaunchError("spawn", error)
+
+
+def _signal_set(bits):
+    return ctypes.create_string_buffer(bits.to_bytes(8, sys.byteorder), 128)  # sigset_t
+
+
+def _string_array(strings):
+    strings = list(strings)
+    return (ctypes.c_char_p * (len(strings) + 1))(*strings, None)
+
+
+def _child_environment(policy):
+    kept = ("PATH", "HOME", "USER", "TERM", "LANG")
+    inherited = {name: value for name, value in os.environ.items()
+                 if not policy.clean_env or name in kept}
+    return {**inherited, **policy.env}
+
+
+def _executables(command, environment, cwd):
+    """Where execvp(3) would look for a command, those that exist; LaunchError if none does."""
+    command = os.fsdecode(command)
+    if "/" in command:
+        return [command]
+    found = []
+    for directory in environment.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory or ".", command)
+        if os.path.isfile(os.path.join(cwd or "", path)):
+            found.append(path)
+    if not command or not found:
+        raise LaunchError("exec", errno.ENOENT, command, "command not found")
+    return found
+
+
+def _pad(launch, supervisor):
+    """The launch pad: a thread that gives up what the program must not have, and starts it.
+
+    From the filter on it makes raw calls only, with the GIL released: a trapped call made while
+    holding it could be answered by nobody.
+    """
+    supervisor.pad_tid = threading.get_native_id()
+    tell = supervisor.from_pad.put
+    try:
+        _block_signals()
+        _run_steps(launch.steps_broker)
+        supervisor.broker.start()
+        _run_steps(launch.steps_program)
+        flags = SECCOMP_FILTER_FLAG_NEW_LISTENER
+        if launch.waits_killably:
+            flags |= SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+        program = ctypes.create_string_buffer(launch.filter, len(launch.filter))
+        fprog = sock_fprog(len(program) // ctypes.sizeof(sock_filter), _address(program))
+        listener = _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, _address(fprog))
+        if listener < 0:
+            raise LaunchError("seccomp", -listener)
+        tell(("listener", listener))
+        failed = _spawn(launch, tell)
+        if failed:
+            tell(("failed", failed))
+    except LaunchError as e:
+        tell(("failed", e))
+    except BaseException as e:
+        tell(("failed", LaunchError("launch pad", detail=repr(e))))
+
+
+def _run_steps(steps):
+    for stage, name, args in steps:
+        result = _raw(_NR[name], *args)
+        if result < 0:
+            raise LaunchError(stage, -result)
+
+
+def _spawn(launch, tell):
+    """Tries the candidates as execvp(3) does; the LaunchError if none could be executed."""
+    failed = _raw(_NR["close_range"], 3, 0xffffffff, CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC)
+    if failed:
+        return LaunchError("close_range", -failed)
+    if launch.unshared_cwd is not None:
+        failed = (_raw(_NR["unshare"], CLONE_FS)
+                  or _raw(_NR["fchdir"], launch.unshared_cwd))
+        if failed:
+            return LaunchError("cwd", -failed, launch.policy.cwd)
+    worst = None
+    for path in launch.candidates:
+        error = _libc.posix_spawn(ctypes.byref(launch.c_pid), os.fsencode(path), launch.actions,
+                                  launch.attributes, launch.c_argv, launch.c_environment)
+        tell(("spawned", error))
+        if not error:
+            return None
+        if worst is None or error not in (errno.ENOENT, errno.ENOTDIR):
+            worst = LaunchError("exec", error, path)
+        if error not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            break
+    return worst
+
+# ------------------------------------------------------------------------------------------------
+# 15  Sandbox, Process, confine
+# ------------------------------------------------------------------------------------------------
+
+
+def _deadline(timeout):
+    return None if timeout is None else time.monotonic() + _seconds("timeout", timeout)
+
+
+def _remaining_ms(deadline):
+    return None if deadline is None else max(0, int(1000 * (deadline - time.monotonic()) + 1))
+
+
+class Sandbox:
+    """A recipe for runs: `Sandbox(Policy(...))` or `Sandbox(fs_readable=[...], ...)`.
+
+    Any number of threads may run it at once; each run is a sandbox of its own. Raises TypeError
+    and PolicyError as Policy does.
+    """
+
+    def __init__(self, policy=None, *, policy_fn=None, **policy_fields):
+        if policy is not None and not isinstance(policy, Policy):
+            raise TypeError("policy must be a Policy, not %s" % type(policy).__name__)
+        if policy_fn is not None:
+            policy_fields["policy_fn"] = policy_fn
+        self.policy = (policy or Policy()).replace(**policy_fields)
+
+    def __repr__(self):
+        return "Sandbox(%r)" % (self.policy,)
+
+    def run(self, args, *, input=None, timeout=None, stdin=None,
+            stdout=StdioMode.PIPE, stderr=StdioMode.PIPE):
+        """Runs a command to its end and captures what it writes.
+
+        args: a list of words, the first one looked up in PATH. input: bytes for its stdin.
+        timeout: seconds, after which the sandbox is killed (reason TIMEOUT). stdin: inherited by
+        default. Returns a Result whatever the command does, also if it could not be found (127)
+        or executed (126). Raises LaunchError, UnsupportedError if the sandbox could not be built.
+        """
+        deadline = _deadline(timeout)
+        if input is not None:
+            if stdin is not None:
+                raise ValueError("stdin and input may not both be used")
+            stdin = StdioMode.PIPE
+        try:
+            process = self._start(args, (stdin, stdout, stderr))
+        except LaunchError as e:
+            return _not_executed(e)
+        with process:
+            return process._finish(input, deadline)
+
+    def popen(self, args, stdin=StdioMode.INHERIT, stdout=StdioMode.INHERIT,
+              stderr=StdioMode.INHERIT):
+        """Starts a command and returns its Process. Raises LaunchError if it never started."""
+        return self._start(args, (stdin, stdout, stderr))
+
+    def run_interactive(self, args, timeout=None):
+        """Runs a command on the caller's own stdio. On a terminal it gets the foreground, and
+        Ctrl-C and Ctrl-Z work as in a shell. Returns a Result without output."""
+        deadline = _deadline(timeout)
+        terminal = 0 if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() else None
+        try:
+            process = self._start(args, (None,) * 3, new_session=False, terminal=terminal)
+        except LaunchError as e:
+            return _not_executed(e)
+        with process:
+            return process._finish(None, deadline)
+
+    def _start(self, args, modes, **options):
+        if isinstance(args, (str, bytes, os.PathLike)):
+            args = [args]
+        argv = [os.fspath(word) for word in args]
+        if not argv or any("\0" in os.fsdecode(word) for word in argv):
+            raise ValueError("args needs a command, and no word may contain a NUL: %r" % (args,))
+        stdio = _Stdio(modes)
+        try:
+            launch = _Launch(self.policy, argv, stdio.child, **options)
+            supervisor = _Supervisor(launch)
+            supervisor.start()
+            return Process(supervisor, stdio)
+        except BaseException:
+            stdio.close_parent()
+            raise
+        finally:
+            stdio.close_child()
+
+
+def _not_executed(error):
+    if error.stage != "exec":
+        raise error
+    return Result(exit_code=error.exit_code, error=str(error))
+
+
+class _Stdio:
+    """The three standard streams: `child` holds what the program gets (None: inherited as it is),
+    `parent` our ends of the pipes (or None). All are above 2, whatever the host has closed."""
+    _ALIASES = {None: StdioMode.INHERIT, -1: StdioMode.PIPE, -3: StdioMode.NULL}  # subprocess's
+
+    def __init__(self, modes):
+        self.child, self.parent, self._owned = [None] * 3, [None] * 3, []
+        try:
+            for target, mode in enumerate(modes):
+                self._connect(target, mode)
+        except BaseException:
+            self.close_child()
+            self.close_parent()
+            raise
+
+    def _own(self, fd):
+        fd = _high_fd(fd)
+        self._owned.append(fd)
+        return fd
+
+    def _connect(self, target, mode):
+        mode = self._ALIASES.get(mode, mode) if isinstance(mode, (int, type(None))) else mode
+        if mode == StdioMode.INHERIT and isinstance(mode, int):
+            return
+        if mode == StdioMode.NULL and isinstance(mode, int):
+            self.child[target] = self._own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        elif mode == StdioMode.PIPE and isinstance(mode, int):
+            ends = [_high_fd(fd) for fd in os.pipe()]
+            self.parent[target] = ends.pop(1 if target == 0 else 0)
+            self.child[target] = self._own(ends[0])
+        elif mode == -2 and target == 2:  # subprocess.STDOUT
+            source = self.child[1]
+            self.child[2] = self._copy(1) if source is None else source
+        else:
+            fd = mode if isinstance(mode, int) else mode.fileno()
+            if fd < 0:
+                raise ValueError("not a stream: %r" % (mode,))
+            self.child[target] = self._copy(fd) if fd <= 2 else fd
+
+    def _copy(self, fd):
+        return self._own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+
+    def close_child(self):
+        while self._owned:
+            os.close(self._owned.pop())
+
+    def close_parent(self):
+        for fd in self.parent:
+            if fd is not None:
+                os.close(fd)
+        self.parent = [None] * 3
+
+
+class Process:
+    """A running sandbox. `stdin`, `stdout`, `stderr` are unbuffered binary files where they are
+    pipes, else None. Leaving a `with` block, or dropping the object, kills and reaps it."""
+    CHUNK = 1 << 16
+
+    def __init__(self, supervisor, stdio):
+        self._supervisor = supervisor
+        self._lock = threading.RLock()  # guards _result and the reading of the pipes
+        self._captured = {}             # stream number -> list of bytes
+        self._result = None
+        self.stdin, self.stdout, self.stderr = (
+            None if fd is None else os.fdopen(fd, mode, 0)
+            for fd, mode in zip(stdio.parent, ("wb", "rb", "rb")))
+
+    @property
+    def pid(self):
+        """Process id of the program."""
+        return self._supervisor.pid
+
+    @property
+    def returncode(self):
+        """As `subprocess.Popen.returncode`: None while it runs."""
+        return self.poll()
+
+    def __repr__(self):
+        return "<Process %d: %s>" % (self.pid, "running" if self.poll() is None else "ended")
+
+    def poll(self):
+        """The exit code if the run has ended (-N: signal N), else None."""
+        if self._supervisor.finished.locked():
+            return None
+        return self._exit()[0]
+
+    def wait(self, timeout=None):
+        """Waits for the end and returns the Result, with what is left in the pipes.
+
+        Past the timeout (seconds) the sandbox is killed; the Result says TIMEOUT and keeps what
+        was written until then.
+        """
+        return self._finish(None, _deadline(timeout))
+
+    def communicate(self, input=None):
+        """Writes `input` (bytes) to stdin, waits, and returns (stdout, stderr), None if not piped."""
+        result = self._finish(input, None)
+        return (result.stdout if self.stdout else None, result.stderr if self.stderr else None)
+
+    def kill(self):
+        """SIGKILL for every process of the sandbox."""
+        self._supervisor.kill(ExitReason.KILLED)
+
+    def terminate(self):
+        """SIGTERM for the program."""
+        self.send_signal(signal.SIGTERM)
+
+    def send_signal(self, signum):
+        """A signal for the program; nothing happens once it has ended."""
+        self._supervisor.signal(signum)
+
+    def pause(self):
+        """Stops every process of the sandbox (SIGSTOP), also those that are just being forked."""
+        before = None
+        while before != (before := self._signal_all(signal.SIGSTOP)):
+            continue
+
+    def resume(self):
+        """Continues every process of the sandbox (SIGCONT)."""
+        self._signal_all(signal.SIGCONT)
+
+    def processes(self):
+        """Process ids that live inside the sandbox now."""
+        return sorted(pid for pid in self._signal_all(0) if _is_alive(pid))
+
+    def _signal_all(self, signum):
+        try:
+            return self._supervisor.members(signum)
+        except ProcessLookupError:
+            return []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._close()
+
+    def __del__(self):
+        if getattr(self, "_supervisor", None) is not None:
+            if sys.is_finalizing():  # threads stand still; the death pipe does the rest
+                self.kill()
+            else:
+                self._close()
+
+    def _close(self):
+        if os.getpid() == self._supervisor.host:
+            self.kill()
+            self._supervisor.join()
+            self._supervisor.release()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+
+    def _finish(self, data, deadline):
+        """communicate(), with a deadline."""
+        remaining = -1 if deadline is None else max(0, deadline - time.monotonic())
+        if not self._lock.acquire(timeout=remaining):
+            self._supervisor.kill(ExitReason.TIMEOUT)
+            self._lock.acquire()
+        try:
+            if self._result is None:
+                self._exchange(data, deadline)
+                self._supervisor.join()
+                self._drain()
+                self._result = self._make_result()
+            return self._result
+        finally:
+            self._lock.release()
+
+    def _exchange(self, data, deadline):
+        """Writes, reads and waits until the program has ended, whatever the amounts."""
+        poller, streams = select.poll(), {}
+        pending = memoryview(data or b"")
+        self._open_streams(poller, streams, bool(pending))
+        poller.register(self._supervisor.pidfd, select.POLLIN)
+        while True:
+            timeout = _remaining_ms(deadline)
+            if timeout == 0:
+                self._supervisor.kill(ExitReason.TIMEOUT)
+                deadline = timeout = None
+            if self._supervisor.launch.terminal is not None:
+                self._follow_job_control()
+                timeout = min(50, timeout or 50)
+            for fd, _ in poller.poll(timeout):
+                if fd not in streams:
+                    return
+                number = streams[fd]
+                if number == 0:
+                    pending = self._write(pending)
+                    more = bool(pending)
+                else:
+                    more = self._read(fd, number)
+                if not more:
+                    poller.unregister(fd)
+                    if number == 0:
+                        self.stdin.close()
+
+    def _open_streams(self, poller, streams, has_input):
+        for number, stream in enumerate((self.stdin, self.stdout, self.stderr)):
+            if stream is None or stream.closed:
+                continue
+            if number == 0 and not has_input:
+                stream.close()
+                continue
+            os.set_blocking(stream.fileno(), False)  # ours alone: the program has the other end
+            poller.register(stream, select.POLLIN if number else select.POLLOUT)
+            streams[stream.fileno()] = number
+
+    def _write(self, pending):
+        try:
+            return pending[os.write(self.stdin.fileno(), pending[:self.CHUNK]):]
+        except BlockingIOError:
+            return pending
+        except BrokenPipeError:
+            return pending[:0]  # it does not want more, which is its own affair
+
+    def _read(self, fd, number):
+        try:
+            block = os.read(fd, self.CHUNK)
+        except BlockingIOError:
+            return True
+        self._captured.setdefault(number, []).append(block)
+        return bool(block)
+
+    def _drain(self):
+        """What is in the pipes when everything in the sandbox is dead: never waits."""
+        for number, stream in ((1, self.stdout), (2, self.stderr)):
+            if stream is None or stream.closed:
+                continue
+            os.set_blocking(stream.fileno(), False)
+            while self._read(stream.fileno(), number):
+                if not _is_readable(stream.fileno()):
+                    break  # somebody outside holds the pipe open
+
+    def _exit(self):
+        supervisor = self._supervisor
+        code, signum = supervisor.status or (None, -1)
+        if signum == signal.SIGKILL and supervisor.reason is not None:
+            return code, signum, supervisor.reason
+        return code, signum, ExitReason.EXITED if signum < 0 else ExitReason.SIGNALED
+
+    def _make_result(self):
+        supervisor = self._supervisor
+        code, signum, reason = self._exit()
+        error = supervisor.error
+        if error is None and code is None:
+            error = "the exit status was taken by another waiter of the host, or SIGCHLD is ignored"
+        return Result(
+            exit_code=code, signal=signum, reason=reason, error=error,
+            stdout=b"".join(self._captured.get(1, ())), stderr=b"".join(self._captured.get(2, ())),
+            duration=supervisor.ended - supervisor.begun, denials=tuple(supervisor.denials),
+            missing_paths=supervisor.launch.missing_paths, unenforced=supervisor.launch.unenforced)
+
+    def _follow_job_control(self):
+        """On a terminal: when the program stops (Ctrl-Z), the host stops too, as one job."""
+        try:
+            stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
+        except ChildProcessError:
+            return
+        if stopped is None:
+            return
+        terminal = self._supervisor.launch.terminal
+        _set_foreground(terminal, os.getpgrp())
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if os.tcgetpgrp(terminal) == os.getpgrp():
+            _set_foreground(terminal, self.pid)
+        self.resume()
+
+
+def _set_foreground(terminal, group):
+    """tcsetpgrp(3) without being stopped by SIGTTOU."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        os.tcsetpgrp(terminal, group)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_CONFINE_FIELDS = ("fs_readable", "fs_writable", "net_allow_bind", "extra_deny_syscalls",
+                   "extra_allow_syscalls", "best_effort")
+
+
+def confine(policy):
+    """Puts Landlock and the block-list on the calling process, for good.
+
+    There is no supervisor then: connect(2) is refused altogether (nothing could be allowed), forks
+    are not counted, and every other field must be left at its default. The process must have a
+    single thread, since both belong to threads.
+
+    Returns the paths that do not exist. Raises PolicyError for a policy that needs a supervisor,
+    UnsupportedError, and LaunchError with the stage that failed.
+    """
+    for name, default in Policy._fields.items():
+        if name not in _CONFINE_FIELDS and getattr(policy, name) != default:
+            raise PolicyError(name, getattr(policy, name), "needs a supervisor; use Sandbox")
+    if policy.net_allow_bind not in ((), ("*",)):
+        raise PolicyError("net_allow_bind", policy.net_allow_bind, "needs a supervisor (listen "
+                          'without bind); confine takes none or "*"')
+    threads = len(os.listdir("/proc/self/task"))
+    if threads != 1:
+        raise UnsupportedError("confine", "a process with one thread", "%d threads" % threads)
+    abi = landlock_abi_version()
+    _require_enforceable(policy, abi)
+    refused = ("connect",) if policy.net_allow_bind else ("connect", "listen")
+    program = _assemble_filter(_filter_plan(policy, _ARCH, refused=refused))
+    ruleset, missing = _landlock_ruleset(policy, abi) if abi else (None, ())
+    header, data = (_u32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0), (_u32 * 6)()
+    try:
+        _call("capget", _address(header), _address(data))
+        keep = data[1] & _KEPT_CAPABILITIES
+        data[:] = [keep, keep, 0, 0, 0, 0]
+        code = ctypes.create_string_buffer(program, len(program))
+        fprog = sock_fprog(len(program) // ctypes.sizeof(sock_filter), _address(code))
+        _run_steps([("no_new_privs", "prctl", (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
+                    ("capabilities", "capset", (_address(header), _address(data)))]
+                   + [("landlock_restrict_self", "landlock_restrict_self", (ruleset, 0))] * bool(abi)
+                   + [("seccomp", "seccomp", (SECCOMP_SET_MODE_FILTER, 0, _address(fprog)))])
+    finally:
+        if ruleset is not None:
+            os.close(ruleset)
+    return missing
+
+# ------------------------------------------------------------------------------------------------
+# 16  Command line
+# ------------------------------------------------------------------------------------------------
+
+_RUN_OPTIONS = (  # flags, policy field (or None), argparse settings
+    (("-r", "--readable"), "fs_readable", dict(action="append", metavar="PATH", default=[],
+     help="may be read and executed beneath, e.g. -r /opt/tool")),
+    (("-w", "--writable"), "fs_writable", dict(action="append", metavar="PATH",
+     help="may be written beneath too, e.g. -w /tmp/work")),
+    (("--deny",), "fs_denied", dict(action="append", metavar="PATH",
+     help="carved out of both, e.g. --deny ~/.ssh")),
+    (("--net-allow",), "net_allow", dict(action="append", metavar="ENDPOINT",
+     help="may be connected to, e.g. --net-allow api.example.org:443")),
+    (("--net-deny",), "net_deny", dict(action="append", metavar="ENDPOINT",
+     help="all but these may be connected to, e.g. --net-deny 10.0.0.0/8")),
+    (("--bind",), "net_allow_bind", dict(action="append", metavar="PORT",
+     help='TCP port that may be bound, e.g. --bind 8080, --bind 8000-8999, --bind "*"')),
+    (("-m", "--max-memory"), "max_memory", dict(metavar="SIZE",
+     help="memory of all processes, e.g. -m 512M")),
+    (("-P", "--max-processes"), "max_processes", dict(type=int, metavar="N",
+     help="processes at once, e.g. -P 20 (default 64)")),
+    (("-t", "--timeout"), None, dict(type=float, metavar="SECONDS",
+     help="kill the sandbox then; exit status 124")),
+    (("--cwd",), "cwd", dict(metavar="DIR", help="working directory")),
+    (("--env",), "env", dict(action="append", metavar="K=V", help="set a variable")),
+    (("--clean-env",), "clean_env", dict(action="store_true", default=None,
+     help="start from PATH HOME USER TERM LANG alone")),
+    (("--user",), "user", dict(metavar="USER", help='name, uid or "uid:gid"; needs root')),
+    (("--system",), None, dict(action="store_true",
+     help="make readable what an ordinary program needs: " + " ".join(SYSTEM_PATHS))),
+    (("--policy-fn",), "policy_fn", dict(metavar="FILE.py:NAME",
+     help="function (event, ctx) -> verdict that watches the program")),
+    (("--events",), "policy_events", dict(metavar="A,B", help="events that it gets")),
+    (("--best-effort",), "best_effort", dict(action="store_true", default=None,
+     help="run with the protections that this kernel has, and name the others")),
+    (("-v", "--verbose"), None, dict(action="store_true",
+     help="end with what was denied, and what would allow it")),
+)
+_FIELD_FLAGS = {field: flags[-1] for flags, field, _ in _RUN_OPTIONS if field}
+
+
+def _parser():
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            self.exit(125, "sandlock: %s\n" % message)
+
+    parser = Parser(prog="sandlock", description="Run a program that you do not trust.")
+    commands = parser.add_subparsers(dest="command", metavar="run|check")
+    run = commands.add_parser("run", help="run a command in a sandbox",
+                              usage="sandlock run [options] -- COMMAND...")
+    for flags, field, settings in _RUN_OPTIONS:
+        run.add_argument(*flags, dest=field, **settings) if field else \
+            run.add_argument(*flags, **settings)
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
+    commands.add_parser("check", help="what this kernel can enforce")
+    return parser, run
+
+
+def _run_policy(options, fail):
+    """The Policy of parsed options; `fail` says what is wrong and exits."""
+    fields = {field: getattr(options, field) for _, field, _ in _RUN_OPTIONS if field}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if options.system:
+        fields["fs_readable"] = list(SYSTEM_PATHS) + fields["fs_readable"]
+    for pair in fields.get("env", ()):
+        if "=" not in pair:
+            fail("--env: %r: expected NAME=VALUE" % pair)
+    fields["env"] = dict(pair.split("=", 1) for pair in fields.get("env", ()))
+    if "policy_events" in fields:
+        fields["policy_events"] = fields["policy_events"].split(",")
+    if "policy_fn" in fields:
+        fields["policy_fn"] = _load_function(fields["policy_fn"], fail)
+    try:
+        return Policy(**fields)
+    except PolicyError as e:
+        fail("%s: %r: %s" % (_FIELD_FLAGS.get(e.field, e.field), e.value, e.reason))
+
+
+def _load_function(text, fail):
+    file, colon, name = text.rpartition(":")
+    if not colon:
+        fail("--policy-fn: %r: expected FILE.py:NAME" % text)
+    import runpy
+    try:
+        return runpy.run_path(file)[name]
+    except Exception as e:
+        fail("--policy-fn: %r: %s: %s" % (text, type(e).__name__, e))
+
+
+def _command_run(options, fail):
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    if not words:
+        fail("run: no command given; write it behind --")
+    policy = _run_policy(options, fail)
+    try:
+        result = Sandbox(policy).run_interactive(words, timeout=options.timeout)
+    except (SandlockError, ValueError) as e:
+        fail(str(e))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    for path in result.missing_paths:
+        print("sandlock: %s does not exist and grants nothing" % path, file=sys.stderr)
+    for name in result.unenforced:
+        print("sandlock: not enforced here: %s" % name, file=sys.stderr)
+    if result.error:
+        print("sandlock: %s" % result.error, file=sys.stderr)
+    if options.verbose:
+        _print_denials(result.denials)
+    if result.reason == ExitReason.TIMEOUT:
+        return 124
+    if result.exit_code is None:
+        return 125
+    return 128 + result.signal if result.signal > 0 else result.exit_code
+
+
+def _print_denials(denials):
+    counts = {}
+    for denial in denials:
+        key = _Record.__repr__(denial.event.__class__(**{
+            n: v for n, v in zip(denial.event._fields, denial.event._values()) if n != "pid"}))
+        counts.setdefault(key, [0, denial])[0] += 1
+    for count, denial in sorted(counts.values(), key=lambda row: -row[0]):
+        event = denial.event
+        what = event.path or (event.host and "%s:%d" % (event.host, event.port)) or ""
+        print("sandlock: denied %s %s (%s)%s; allow with %s" % (
+            event.syscall, what, denial.reason, " %d times" % count if count > 1 else "",
+            _FIELD_FLAGS.get(denial.field, denial.field)), file=sys.stderr)
+
+
+def _command_check(options, fail):
+    for name, (needed, found) in kernel_support().items():
+        print("%-55s %-8s %s" % (name, "yes" if found else "NO", "" if found else "needs " + needed))
+    return 0
+
+
+def main(argv=None):
+    """The command line; returns the exit status. 125: sandlock itself failed."""
+    parser, run = _parser()
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    command = {"run": _command_run, "check": _command_check}.get(options.command)
+    if command is None:
+        parser.error("expected a command: run or check; see --help")
+    return command(options, parser.error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
