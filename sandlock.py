@@ -868,6 +868,7 @@ _ABIS = (
 )
 
 
+@functools.lru_cache(maxsize=None)
 def _bits(kind, names, abi=_ABIS[-1].abi):
     """The mask of those `names` ("A B", or None for all) of a kind that `abi` knows."""
     order = [(name, row.abi) for row in _ABIS for name in getattr(row, kind).split()]
@@ -1237,20 +1238,25 @@ _BLOCKS = {
 }
 
 
-def _filter_plan(policy, arch, trapped=(), refused=()):
-    """The filter of a policy: a pure function. `trapped`: names that the supervisor handles, none
-    under confine(); `refused`: names that get EACCES."""
+def _filter_plan(deny, allow, arch, trapped=(), refused=()):
+    """What the filter of a policy does: a pure function. `deny`, `allow`: the policy's extra_*
+    names; `trapped`: names that the supervisor handles, none under confine(); `refused`: names
+    that get EACCES."""
     actions = {name: "block:" + name for name in _BLOCKS}
     actions.update((name, "notify") for name in trapped if name not in _BLOCKS)
     actions.update((name, "errno:%d" % errno.EACCES) for name in refused)
     for error, _, names in _BLOCKED:
         actions.update((name, "errno:%d" % error) for name in names.split()
-                       if name not in policy.extra_allow_syscalls)
-    actions.update((name, "eperm") for name in policy.extra_deny_syscalls)
+                       if name not in allow)
+    actions.update((name, "eperm") for name in deny)
     return _FilterPlan(arch=arch, actions=tuple(sorted(actions.items())), supervised=bool(trapped))
 
 
 @functools.lru_cache(maxsize=64)
+def _policy_filter(*plan_arguments):
+    return _assemble_filter(_filter_plan(*plan_arguments))
+
+
 def _assemble_filter(plan):
     """The filter as bytes. Arguments are loaded only inside the block of their own syscall, so
     that all else is answered from the kernel's bitmap (5.11) without running the filter."""
@@ -1698,217 +1704,171 @@ def _descendants(root):
 # ------------------------------------------------------------------------------------------------
 
 class _Supervisor:
-    """One run. Its thread is not confined; it reads the notifications from the first exec on, and
-    sees to it that nothing is left at the end.
+    """One run: launch(), then answer() for each notification until the program has ended, then
+    finish(). The caller of Sandbox.run does that itself; for popen a thread does (serve()).
+    Whoever it is, it is one thread at a time, and it is not confined.
 
-    Who touches what: `lock` guards `ending`, `reason`, `denials` and signalling through `pidfd`;
-    the rest belongs to the supervisor's thread until `finished` is free. `pidfd` is closed by
-    release(), when nobody can be polling it.
+    `lock` guards `ending`, `reason` and signalling through `pidfd`, which any thread may do.
+    `finished` is held until nothing of the run is left but `pidfd`, which release() closes.
     """
     SWEEP_LIMIT_S = 10.0
     KEPT_DENIALS = 10000
 
     def __init__(self, launch):
-        self.launch = launch
+        self.launching = launch
         self.policy = launch.policy
         self.handlers = {_NR[name]: row for name, row in _HANDLERS.items()
                          if name in _NR and row[2](launch.policy)}
         self.scoped = launch.abi >= 6
         self.broker = _Broker()
-        self.from_pad = queue.SimpleQueue()  # ("listener", fd), ("spawned", errno), ("failed", e)
-        self.lock = _thread.allocate_lock()
-        self.started, self.finished = _thread.allocate_lock(), _thread.allocate_lock()
+        self.lock, self.finished = _thread.allocate_lock(), _thread.allocate_lock()
+        self.finished.acquire()
         self.host = os.getpid()
-        self.listener = None
-        self.pid, self.pidfd = 0, -1
-        self.tid = self.pad_tid = None
+        self.pid, self.pidfd, self.tid = 0, -1, None
         self.ending, self.reason = False, None
         self.population, self.forked, self.in_flight = 1, False, {}
         self.denials = []
-        self.error = None         # LaunchError, or text once the program runs
-        self.status = None        # (exit_code, signal)
-        self.begun = self.ended = 0.0
-
-    # -- the thread ------------------------------------------------------------------------------
-
-    def start(self):
-        """Starts the program; LaunchError if it did not come to run."""
-        self.started.acquire()
-        self.finished.acquire()
-        _live.add(self)
-        self.begun = time.monotonic()
-        try:
-            _thread.start_new_thread(self._serve, ())
-        except BaseException as e:
-            _live.discard(self)
-            self.launch.close()
-            self.launch.finish()
-            raise LaunchError("thread", errno.EAGAIN, detail=str(e)) from e
-        try:
-            _thread.start_new_thread(_pad, (self.launch, self))
-        except BaseException as e:
-            self.from_pad.put(("failed", LaunchError("thread", errno.EAGAIN, detail=str(e))))
-        interrupted = None
-        while True:
-            try:
-                self.started.acquire()
-                break
-            except BaseException as e:  # Ctrl-C: refuse the exec, then say so
-                interrupted = e
-                self.kill(ExitReason.KILLED)
-        if interrupted or isinstance(self.error, LaunchError):
-            self.kill(ExitReason.KILLED)
-            self.join()
-            self.release()
-            raise interrupted or self.error
-
-    def _serve(self):
-        self.tid = threading.get_native_id()
-        _block_signals()
-        try:
-            self._launch()
-        except BaseException as e:
-            self.error = e if isinstance(e, LaunchError) else LaunchError("supervisor", detail=repr(e))
-        try:
-            if self.error is None:
-                self.launch.close()
-                self.started.release()
-                self._answer_until_exit()
-        except BaseException as e:  # fails closed: the run ends
-            self.error = "the supervisor failed: %r" % e
-        try:
-            self._finish()
-        except BaseException as e:
-            self.error = self.error or "the supervisor failed: %r" % e
-        finally:
-            _live.discard(self)
-            if isinstance(self.error, LaunchError):
-                self.started.release()
-            self.finished.release()
+        self.error = None   # text: something else than the program failed
+        self.status = None  # (exit code, signal)
+        self.begun = self.ended = time.monotonic()
+        # Set by the launch pad; it sends ("listening", None), ("spawned", errno), ("failed", e).
+        self.from_pad = queue.SimpleQueue()
+        self.listener = self.pad_tid = None
+        self.pad_running = self.launched = False
 
     # -- launch ----------------------------------------------------------------------------------
 
-    def _launch(self):
-        """Answers the launch pad and libc's posix_spawn until the program's exec is committed."""
-        kind, value = self.from_pad.get()
-        if kind == "failed":
-            raise value
-        self.listener = _Listener(_high_fd(value))
-        poller = select.poll()
-        poller.register(self.listener.fd, select.POLLIN)
-        while not self.pid:
-            (_, event), = poller.poll()
-            if event & select.POLLIN:
-                request = self.listener.receive()
-                if request:
-                    self._answer_launch(request)
-            else:  # nobody has the filter any more: the pad ended without a program
-                while kind != "failed":
-                    kind, value = self.from_pad.get()
-                raise value
-
-    def _answer_launch(self, request):
-        """The host's own process and its vfork child are still ours: all but the exec continues."""
-        is_exec = request.data.nr in (_NR["execve"], _NR["execveat"])
-        if request.pid == self.pad_tid or not is_exec:
-            self.listener.reply(request, _CONTINUE)
-            return
-        pidfd = _high_fd(_pidfd_open(request.pid))
+    def launch(self):
+        """Starts the program; LaunchError if it did not come to run. Then, as after Ctrl-C in
+        the middle, nothing is left of it."""
+        _live.add(self)
         try:
-            self._hold(request, pidfd)
-        finally:
-            if self.pidfd != pidfd:
-                os.close(pidfd)
+            self.pad_running = True
+            try:
+                _thread.start_new_thread(_pad, (self.launching, self))
+            except RuntimeError as e:
+                self.pad_running = False
+                raise LaunchError("thread", errno.EAGAIN, detail=str(e)) from e
+            self._expect_from_pad("listening")
+            poller = select.poll()
+            poller.register(self.listener.fd, select.POLLIN)
+            while not self._answer_launch(poller):
+                continue
+            self.launching.close()
+            self.launched = True
+        except BaseException:
+            self.abandon()
+            raise
 
-    def _hold(self, request, pidfd):
+    def _expect_from_pad(self, expected, timeout=None):
+        while True:
+            kind, value = self.from_pad.get(timeout=timeout)
+            if kind == "failed":
+                raise value
+            if kind == expected:
+                return value
+
+    def _answer_launch(self, poller):
+        """One event of the launch; True once the program runs. The host's own process and its
+        vfork child are still ours, libc's posix_spawn at work: all but the exec continues."""
+        (_, event), = poller.poll()
+        if not event & select.POLLIN:  # nobody has the filter any more: the pad has given up
+            self._expect_from_pad(None)
+        request = self.listener.receive()
+        if request is None:
+            return False
+        if request.data.nr in (_NR["execve"], _NR["execveat"]) and request.pid != self.pad_tid:
+            return self._first_exec(request)
+        self.listener.reply(request, _CONTINUE)
+        return False
+
+    def _first_exec(self, request):
         """The first exec: set what is set on a held process, let it go, and stop it again before
         its first instruction for as long as the launch pad, which it could reach, still lives.
 
         The stop is ptrace's. Where that is refused (Yama, a tracer, a container), SIGSTOP does it
         if the task waits killably (5.19): then the signal stays pending through exec.
         """
-        pid, launch = request.pid, self.launch
         while not self.from_pad.empty():
             self.from_pad.get()  # of an attempt that failed before its exec
-        if self.ending:
-            self.listener.reply(request, _refuse(errno.EPERM))
-            return
+        self.pid = request.pid
+        self.pidfd = _high_fd(_pidfd_open(self.pid))
         try:
-            launch.prepare_process(pid)
-            traced = self._stop_at_exec(pid, pidfd)
+            self.launching.prepare_process(self.pid)
+            traced = self._stop_at_exec()
         except OSError as e:
-            self.listener.reply(request, _refuse(errno.EPERM))
             raise LaunchError("prepare", e.errno, detail=str(e)) from e
         self.listener.reply(request, _CONTINUE)
-        failed = self._spawn_result(pid, pidfd, traced)
-        if failed:
-            return  # the pad tries the next candidate
-        with self.lock:
-            self.pid, self.pidfd = pid, pidfd
+        if self._spawn_failed(traced):  # the pad tries the next candidate
+            self.release()
+            self.pid = 0
+            return False
         self._await_pad()
-        self._let_go(pid, pidfd, traced)
+        self._let_go(traced)
+        return True
 
-    def _stop_at_exec(self, pid, pidfd):
+    def _stop_at_exec(self):
         try:
-            _call("ptrace", PTRACE_SEIZE, pid, 0, PTRACE_O_TRACEEXEC)
+            _call("ptrace", PTRACE_SEIZE, self.pid, 0, PTRACE_O_TRACEEXEC)
             return True
         except OSError:
-            if not self.launch.waits_killably:
+            if not self.launching.waits_killably:
                 raise
-            _pidfd_send_signal(pidfd, signal.SIGSTOP)
+            _pidfd_send_signal(self.pidfd, signal.SIGSTOP)
             return False
 
-    def _spawn_result(self, pid, pidfd, traced):
+    def _spawn_failed(self, traced):
         """posix_spawn's errno, 0 once the exec is committed. Without ptrace a failed exec has
         stopped before libc's child could say so: PF_FORKNOEXEC (proc_pid_stat(5)) tells."""
         while True:
             try:
-                kind, value = self.from_pad.get(timeout=None if traced else 0.001)
-                break
+                return self._expect_from_pad("spawned", None if traced else 0.001)
             except queue.Empty:
-                fields = _proc_stat(pid)
+                fields = _proc_stat(self.pid)
                 if fields and fields[0] == b"T" and int(fields[6]) & 0x40:
-                    _pidfd_send_signal(pidfd, signal.SIGCONT)
-        if kind == "failed":
-            raise value
-        return value
+                    _pidfd_send_signal(self.pidfd, signal.SIGCONT)
 
     def _await_pad(self):
         deadline = time.monotonic() + self.SWEEP_LIMIT_S
-        while not _thread_is_gone(self.pad_tid):
+        while self.pad_running or (self.pad_tid and not _thread_is_gone(self.pad_tid)):
             if time.monotonic() > deadline:
                 raise LaunchError("launch pad", detail="its thread did not end")
             time.sleep(0)
 
-    def _let_go(self, pid, pidfd, traced):
+    def _let_go(self, traced):
         """Continues the stopped program. Whether it stopped is asked of the kernel by trying, not
         by wait(2): another thread of the host may wait for every child."""
-        while traced and _raw(_NR["ptrace"], PTRACE_DETACH, pid, 0, 0) == -errno.ESRCH:
-            if _is_readable(pidfd):
+        while traced and _raw(_NR["ptrace"], PTRACE_DETACH, self.pid, 0, 0) == -errno.ESRCH:
+            if _is_readable(self.pidfd):
                 return  # it is dead
             time.sleep(0)
         if not traced:
-            try:
-                _pidfd_send_signal(pidfd, signal.SIGCONT)
-            except ProcessLookupError:
-                return
+            self.signal(signal.SIGCONT)
 
-    # -- the loop --------------------------------------------------------------------------------
+    # -- supervision -----------------------------------------------------------------------------
 
-    def _answer_until_exit(self):
+    def serve(self):
+        """The thread of popen: answers until the program has ended, and finishes."""
+        self.tid = threading.get_native_id()
+        _block_signals()
         poller = select.poll()
         poller.register(self.listener.fd, select.POLLIN)
         poller.register(self.pidfd, select.POLLIN)
-        while True:
-            for fd, event in poller.poll():
-                if fd == self.pidfd:
-                    return
-                if event & select.POLLIN:
-                    self._answer()
-                else:
-                    poller.unregister(fd)  # HUP: no task is left under the filter
+        try:
+            while True:
+                events = dict(poller.poll())
+                if self.pidfd in events:
+                    break
+                self.answer(poller, events[self.listener.fd])
+        except BaseException as e:  # fails closed: the run ends
+            self.error = "the supervisor failed: %r" % e
+        self.finish()
 
-    def _answer(self):
+    def answer(self, poller, event):
+        """One notification. When no task is left under the filter (HUP), polling for it ends."""
+        if not event & select.POLLIN:
+            poller.unregister(self.listener.fd)
+            return
         request = self.listener.receive()
         if request is None:
             return
@@ -1996,16 +1956,14 @@ class _Supervisor:
             except ProcessLookupError:
                 return  # it has ended by itself
 
-    def _finish(self):
-        """Nothing of the run is left: processes, threads, zombies, descriptors (but for pidfd)."""
+    def finish(self):
+        """Nothing of the run is left: processes, threads, zombies, descriptors (but for pidfd).
+        What was interrupted may be finished again."""
         with self.lock:
             self.ending = True
             self._signal(signal.SIGKILL)  # does nothing to the dead
         try:
-            if not self.pid:
-                self._await_pad()
-                self.launch.close()
-            else:
+            if self.pidfd >= 0 and self.status is None:
                 _wait_readable(self.pidfd)
                 self.ended = time.monotonic()
                 if self.forked:
@@ -2013,12 +1971,57 @@ class _Supervisor:
                 status = _reap(self.pid, self.pidfd)
                 with self.lock:
                     self.status = status
-        finally:
-            self.broker.close()
-            if self.listener:
-                os.close(self.listener.fd)
-                self.listener.fd = -1
-            self.launch.finish()
+        except Exception as e:
+            self.error = self.error or "the sandbox could not be cleaned up: %s" % e
+        self.broker.close()
+        self._close_listener()
+        self.launching.finish()
+        _live.discard(self)
+        if self.finished.locked():
+            self.finished.release()
+
+    def _close_listener(self):
+        """From then on the kernel answers what would be trapped: ENOSYS."""
+        if self.listener and self.listener.fd >= 0:
+            fd, self.listener.fd = self.listener.fd, -1
+            os.close(fd)
+
+    def abandon(self):
+        """Ends and finishes the run at whatever point it was left, in a thread of its own, which
+        no Ctrl-C can interrupt."""
+        self.kill(ExitReason.KILLED)
+        done = _thread.allocate_lock()
+        done.acquire()
+
+        def clean_up():
+            try:
+                _block_signals()
+                if not self.launched:
+                    self._close_launch()
+            finally:
+                self.finish()
+                done.release()
+
+        try:
+            _thread.start_new_thread(clean_up, ())
+        except RuntimeError:  # out of threads
+            clean_up()
+        while not sys.is_finalizing():
+            try:
+                if done.acquire(timeout=0.1):
+                    break
+            except KeyboardInterrupt:
+                continue  # the first one is on its way to the caller
+        self.join()
+        self.release()
+
+    def _close_launch(self):
+        """Lets the launch pad end: everything that it is held by fails from now on."""
+        while self.pad_running and not self.listener:
+            time.sleep(0.0005)
+        self._close_listener()
+        self._await_pad()
+        self.launching.close()
 
     def _sweep(self):
         """Kills until the oracle finds nobody twice: a process that was in the middle of a fork
@@ -2040,11 +2043,9 @@ class _Supervisor:
         """Waits until the run has ended and its threads are gone from the process."""
         with self.finished:
             pass
-        for tid in (self.tid, self.broker.tid):
-            while tid and not _thread_is_gone(tid):
+        for tid in (self.pad_tid, self.broker.tid, self.tid):
+            while tid and tid != threading.get_native_id() and not _thread_is_gone(tid):
                 time.sleep(0)
-        while self.pad_tid and not _thread_is_gone(self.pad_tid):
-            time.sleep(0)
 
     def release(self):
         with self.lock:
@@ -2054,11 +2055,10 @@ class _Supervisor:
 
     def forget(self):
         """In a forked child of the host: closes what would keep the sandbox alive there."""
-        for fd in [self.pidfd, self.listener.fd if self.listener else -1] + self.launch.fds:
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = -1
-        self.launch.fds.clear()
+        self.release()
+        self._close_listener()
+        self.launching.close()
+        self.launching.finish()
 
 
 _live = set()  # supervisors of this process whose threads run
@@ -2077,6 +2077,15 @@ def _block_signals():
     """In this thread: the host's signals belong to the host's own threads."""
     everything = ctypes.create_string_buffer(b"\xff" * 8, 8)
     _call("rt_sigprocmask", 2, _address(everything), 0, 8)  # SIG_SETMASK
+
+
+def _set_foreground(terminal, group):
+    """tcsetpgrp(3) without being stopped by SIGTTOU."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        os.tcsetpgrp(terminal, group)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _is_readable(fd, timeout_ms=0):
@@ -2183,7 +2192,8 @@ class _Launch:
             self.fds.append(self.ruleset)
         self.death_read, self.death_write = (_high_fd(fd) for fd in os.pipe())
         self.fds += [self.death_read, self.death_write]
-        self.filter = _assemble_filter(_filter_plan(policy, _ARCH, _trapped_syscalls(policy)))
+        self.filter = _policy_filter(policy.extra_deny_syscalls, policy.extra_allow_syscalls,
+                                     _ARCH, _trapped_syscalls(policy))
         self.limits = tuple((resource, value) for resource, value in (
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
             (RLIMIT_FSIZE, policy.max_file_size)) if value is not None)
@@ -2207,6 +2217,13 @@ class _Launch:
         if self._holds_dumpable:
             self._holds_dumpable = False
             _hold_dumpable(False)
+        if self.terminal is not None:
+            terminal, self.terminal = self.terminal, None
+            try:
+                _set_foreground(terminal, os.getpgrp())
+            except OSError as e:
+                if e.errno not in (errno.ENOTTY, errno.EIO, errno.EBADF):  # it was closed
+                    raise
 
     def _identity_steps(self):
         """Raw calls, since libc's wrappers would change every thread: (stage, name, args)."""
@@ -2305,7 +2322,7 @@ class _Launch:
         fcntl.fcntl(self.death_read, fcntl.F_SETOWN, -pid)
         fcntl.fcntl(self.death_read, fcntl.F_SETFL, os.O_ASYNC)
         if self.terminal is not None:
-            os.tcsetpgrp(self.terminal, pid)
+            _set_foreground(self.terminal, pid)
 
 
 def _check(error):
@@ -2366,7 +2383,8 @@ def _pad(launch, supervisor):
         listener = _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, _address(fprog))
         if listener < 0:
             raise LaunchError("seccomp", -listener)
-        tell(("listener", listener))
+        supervisor.listener = _Listener(_high_fd(listener))
+        tell(("listening", None))
         failed = _spawn(launch, tell)
         if failed:
             tell(("failed", failed))
@@ -2374,6 +2392,8 @@ def _pad(launch, supervisor):
         tell(("failed", e))
     except BaseException as e:
         tell(("failed", LaunchError("launch pad", detail=repr(e))))
+    finally:
+        supervisor.pad_running = False
 
 
 def _run_steps(steps):
@@ -2460,7 +2480,7 @@ class Sandbox:
     def popen(self, args, stdin=StdioMode.INHERIT, stdout=StdioMode.INHERIT,
               stderr=StdioMode.INHERIT):
         """Starts a command and returns its Process. Raises LaunchError if it never started."""
-        return self._start(args, (stdin, stdout, stderr))
+        return self._start(args, (stdin, stdout, stderr), threaded=True)
 
     def run_interactive(self, args, timeout=None):
         """Runs a command on the caller's own stdio. On a terminal it gets the foreground, and
@@ -2474,7 +2494,7 @@ class Sandbox:
         with process:
             return process._finish(None, deadline)
 
-    def _start(self, args, modes, **options):
+    def _start(self, args, modes, threaded=False, **options):
         if isinstance(args, (str, bytes, os.PathLike)):
             args = [args]
         argv = [os.fspath(word) for word in args]
@@ -2484,8 +2504,8 @@ class Sandbox:
         try:
             launch = _Launch(self.policy, argv, stdio.child, **options)
             supervisor = _Supervisor(launch)
-            supervisor.start()
-            return Process(supervisor, stdio)
+            supervisor.launch()
+            return Process(supervisor, stdio, threaded)
         except BaseException:
             stdio.close_parent()
             raise
@@ -2557,14 +2577,21 @@ class Process:
     pipes, else None. Leaving a `with` block, or dropping the object, kills and reaps it."""
     CHUNK = 1 << 16
 
-    def __init__(self, supervisor, stdio):
+    def __init__(self, supervisor, stdio, threaded):
         self._supervisor = supervisor
+        self._threaded = threaded       # popen: else _exchange() is the supervisor's loop too
         self._lock = threading.RLock()  # guards _result and the reading of the pipes
         self._captured = {}             # stream number -> list of bytes
         self._result = None
         self.stdin, self.stdout, self.stderr = (
             None if fd is None else os.fdopen(fd, mode, 0)
             for fd, mode in zip(stdio.parent, ("wb", "rb", "rb")))
+        if threaded:
+            try:
+                _thread.start_new_thread(supervisor.serve, ())
+            except RuntimeError as e:
+                supervisor.abandon()
+                raise LaunchError("thread", errno.EAGAIN, detail=str(e)) from e
 
     @property
     def pid(self):
@@ -2644,10 +2671,15 @@ class Process:
                 self._close()
 
     def _close(self):
-        if os.getpid() == self._supervisor.host:
+        supervisor = self._supervisor
+        if os.getpid() != supervisor.host:
+            pass  # a forked child of the host: the sandbox is not its own
+        elif self._threaded or not supervisor.finished.locked():
             self.kill()
-            self._supervisor.join()
-            self._supervisor.release()
+            supervisor.join()
+            supervisor.release()
+        else:
+            supervisor.abandon()
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
@@ -2661,6 +2693,8 @@ class Process:
         try:
             if self._result is None:
                 self._exchange(data, deadline)
+                if not self._threaded:
+                    self._supervisor.finish()
                 self._supervisor.join()
                 self._drain()
                 self._result = self._make_result()
@@ -2673,17 +2707,23 @@ class Process:
         poller, streams = select.poll(), {}
         pending = memoryview(data or b"")
         self._open_streams(poller, streams, bool(pending))
-        poller.register(self._supervisor.pidfd, select.POLLIN)
+        supervisor = self._supervisor
+        listener = -1 if self._threaded else supervisor.listener.fd
+        for fd in (supervisor.pidfd,) if self._threaded else (supervisor.pidfd, listener):
+            poller.register(fd, select.POLLIN)
         while True:
             timeout = _remaining_ms(deadline)
             if timeout == 0:
-                self._supervisor.kill(ExitReason.TIMEOUT)
+                supervisor.kill(ExitReason.TIMEOUT)
                 deadline = timeout = None
-            if self._supervisor.launch.terminal is not None:
+            if supervisor.launching.terminal is not None:
                 self._follow_job_control()
                 timeout = min(50, timeout or 50)
-            for fd, _ in poller.poll(timeout):
-                if fd not in streams:
+            for fd, event in poller.poll(timeout):
+                if fd == listener:
+                    supervisor.answer(poller, event)
+                    continue
+                if fd == supervisor.pidfd:
                     return
                 number = streams[fd]
                 if number == 0:
@@ -2750,7 +2790,7 @@ class Process:
             exit_code=code, signal=signum, reason=reason, error=error,
             stdout=b"".join(self._captured.get(1, ())), stderr=b"".join(self._captured.get(2, ())),
             duration=supervisor.ended - supervisor.begun, denials=tuple(supervisor.denials),
-            missing_paths=supervisor.launch.missing_paths, unenforced=supervisor.launch.unenforced)
+            missing_paths=supervisor.launching.missing_paths, unenforced=supervisor.launching.unenforced)
 
     def _follow_job_control(self):
         """On a terminal: when the program stops (Ctrl-Z), the host stops too, as one job."""
@@ -2760,21 +2800,12 @@ class Process:
             return
         if stopped is None:
             return
-        terminal = self._supervisor.launch.terminal
+        terminal = self._supervisor.launching.terminal
         _set_foreground(terminal, os.getpgrp())
         os.kill(os.getpid(), signal.SIGSTOP)
         if os.tcgetpgrp(terminal) == os.getpgrp():
             _set_foreground(terminal, self.pid)
         self.resume()
-
-
-def _set_foreground(terminal, group):
-    """tcsetpgrp(3) without being stopped by SIGTTOU."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
-    try:
-        os.tcsetpgrp(terminal, group)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _CONFINE_FIELDS = ("fs_readable", "fs_writable", "net_allow_bind", "extra_deny_syscalls",
@@ -2803,7 +2834,8 @@ def confine(policy):
     abi = landlock_abi_version()
     _require_enforceable(policy, abi)
     refused = ("connect",) if policy.net_allow_bind else ("connect", "listen")
-    program = _assemble_filter(_filter_plan(policy, _ARCH, refused=refused))
+    program = _policy_filter(policy.extra_deny_syscalls, policy.extra_allow_syscalls, _ARCH, (),
+                             refused)
     ruleset, missing = _landlock_ruleset(policy, abi) if abi else (None, ())
     header, data = (_u32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0), (_u32 * 6)()
     try:
