@@ -802,6 +802,34 @@ def _pidfd_send_signal(pidfd, signum):
     _call("pidfd_send_signal", pidfd, signum, 0, 0)  # 5.1
 
 
+class _SignalsBlocked:
+    """Context in which no signal handler interrupts this thread. `before` is the mask to restore.
+
+    A handler that raises (Ctrl-C) right behind a call that made a descriptor would lose it.
+    breathe() lets pending signals in: to be called where something takes long.
+    """
+
+    def __init__(self):
+        self._all = ctypes.create_string_buffer(b"\xff" * 8, 8)
+        self.before = ctypes.create_string_buffer(8)
+
+    def __enter__(self):
+        _call("rt_sigprocmask", 2, _address(self._all), _address(self.before), 8)  # SIG_SETMASK
+        return self
+
+    def __exit__(self, *exception):
+        _call("rt_sigprocmask", 2, _address(self.before), 0, 8)
+
+    def breathe(self):
+        self.__exit__()
+        self.__enter__()
+
+
+def _block_signals():
+    """For good, in a thread of ours: the host's signals belong to the host's own threads."""
+    _SignalsBlocked().__enter__()
+
+
 def _thread_is_gone(tid):
     """True once no thread `tid` of this process is left in the kernel (tgkill(2), ESRCH)."""
     return _raw(_NR["tgkill"], os.getpid(), tid, 0) == -errno.ESRCH
@@ -1713,6 +1741,7 @@ class _Supervisor:
     """
     SWEEP_LIMIT_S = 10.0
     KEPT_DENIALS = 10000
+    BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
 
     def __init__(self, launch):
         self.launching = launch
@@ -1771,7 +1800,11 @@ class _Supervisor:
     def _answer_launch(self, poller):
         """One event of the launch; True once the program runs. The host's own process and its
         vfork child are still ours, libc's posix_spawn at work: all but the exec continues."""
-        (_, event), = poller.poll()
+        events = poller.poll(self.BREATHE_S * 1000)
+        if not events:
+            self.launching.signals.breathe()
+            return False
+        (_, event), = events
         if not event & select.POLLIN:  # nobody has the filter any more: the pad has given up
             self._expect_from_pad(None)
         request = self.listener.receive()
@@ -1822,8 +1855,9 @@ class _Supervisor:
         stopped before libc's child could say so: PF_FORKNOEXEC (proc_pid_stat(5)) tells."""
         while True:
             try:
-                return self._expect_from_pad("spawned", None if traced else 0.001)
+                return self._expect_from_pad("spawned", self.BREATHE_S if traced else 0.001)
             except queue.Empty:
+                self.launching.signals.breathe()
                 fields = _proc_stat(self.pid)
                 if fields and fields[0] == b"T" and int(fields[6]) & 0x40:
                     _pidfd_send_signal(self.pidfd, signal.SIGCONT)
@@ -2073,12 +2107,6 @@ def _forget_all():
 os.register_at_fork(after_in_child=_forget_all)
 
 
-def _block_signals():
-    """In this thread: the host's signals belong to the host's own threads."""
-    everything = ctypes.create_string_buffer(b"\xff" * 8, 8)
-    _call("rt_sigprocmask", 2, _address(everything), 0, 8)  # SIG_SETMASK
-
-
 def _set_foreground(terminal, group):
     """tcsetpgrp(3) without being stopped by SIGTTOU."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
@@ -2169,8 +2197,8 @@ class _Launch:
     """
     DEATH_PIPE_AT = 1023  # the highest usual number; a higher one makes every fork copy more
 
-    def __init__(self, policy, argv, stdio, new_session=True, terminal=None):
-        self.policy, self.argv, self.terminal = policy, argv, terminal
+    def __init__(self, policy, argv, stdio, signals, new_session=True, terminal=None):
+        self.policy, self.argv, self.signals, self.terminal = policy, argv, signals, terminal
         self.fds, self._keep, self._holds_dumpable = [], [], False
         self.abi = landlock_abi_version()
         self.unenforced = _require_enforceable(policy, self.abi)
@@ -2276,7 +2304,7 @@ class _Launch:
         defaults = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD)  # Python ignores the first two
         bits = sum(1 << number - 1 for number in defaults)
         _check(_libc.posix_spawnattr_setsigdefault(attributes, _signal_set(bits)))
-        mask = sum(1 << number - 1 for number in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        mask = int.from_bytes(self.signals.before.raw, sys.byteorder)
         _check(_libc.posix_spawnattr_setsigmask(attributes, _signal_set(mask)))
         self.actions, self.attributes = actions, attributes
         self.c_argv = _string_array(os.fsencode(word) for word in self.argv)
@@ -2383,9 +2411,10 @@ def _pad(launch, supervisor):
         listener = _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, _address(fprog))
         if listener < 0:
             raise LaunchError("seccomp", -listener)
-        supervisor.listener = _Listener(_high_fd(listener))
+        listener = _high_fd(listener)
+        supervisor.listener = _Listener(listener)
         tell(("listening", None))
-        failed = _spawn(launch, tell)
+        failed = _spawn(launch, listener, tell)
         if failed:
             tell(("failed", failed))
     except LaunchError as e:
@@ -2403,9 +2432,14 @@ def _run_steps(steps):
             raise LaunchError(stage, -result)
 
 
-def _spawn(launch, tell):
-    """Tries the candidates as execvp(3) does; the LaunchError if none could be executed."""
-    failed = _raw(_NR["close_range"], 3, 0xffffffff, CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC)
+def _spawn(launch, listener, tell):
+    """Tries the candidates as execvp(3) does; the LaunchError if none could be executed.
+
+    The thread gets a descriptor table of its own, without the listener: so that when the
+    supervisor closes the only one left, whatever is held here fails and ends.
+    """
+    failed = (_raw(_NR["close_range"], 3, 0xffffffff, CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC)
+              or _raw(_NR["close"], listener))
     if failed:
         return LaunchError("close_range", -failed)
     if launch.unshared_cwd is not None:
@@ -2500,17 +2534,18 @@ class Sandbox:
         argv = [os.fspath(word) for word in args]
         if not argv or any("\0" in os.fsdecode(word) for word in argv):
             raise ValueError("args needs a command, and no word may contain a NUL: %r" % (args,))
-        stdio = _Stdio(modes)
-        try:
-            launch = _Launch(self.policy, argv, stdio.child, **options)
-            supervisor = _Supervisor(launch)
-            supervisor.launch()
-            return Process(supervisor, stdio, threaded)
-        except BaseException:
-            stdio.close_parent()
-            raise
-        finally:
-            stdio.close_child()
+        with _SignalsBlocked() as signals:
+            stdio = _Stdio(modes)
+            try:
+                launch = _Launch(self.policy, argv, stdio.child, signals, **options)
+                supervisor = _Supervisor(launch)
+                supervisor.launch()
+                return Process(supervisor, stdio.parent, threaded)
+            except BaseException:
+                stdio.close_parent()
+                raise
+            finally:
+                stdio.close_child()
 
 
 def _not_executed(error):
@@ -2521,7 +2556,7 @@ def _not_executed(error):
 
 class _Stdio:
     """The three standard streams: `child` holds what the program gets (None: inherited as it is),
-    `parent` our ends of the pipes (or None). All are above 2, whatever the host has closed."""
+    `parent` our ends of the pipes as files (or None). All are above 2, whatever the host has closed."""
     _ALIASES = {None: StdioMode.INHERIT, -1: StdioMode.PIPE, -3: StdioMode.NULL}  # subprocess's
 
     def __init__(self, modes):
@@ -2547,8 +2582,9 @@ class _Stdio:
             self.child[target] = self._own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
         elif mode == StdioMode.PIPE and isinstance(mode, int):
             ends = [_high_fd(fd) for fd in os.pipe()]
-            self.parent[target] = ends.pop(1 if target == 0 else 0)
+            ours = ends.pop(1 if target == 0 else 0)
             self.child[target] = self._own(ends[0])
+            self.parent[target] = os.fdopen(ours, "rb" if target else "wb", 0)
         elif mode == -2 and target == 2:  # subprocess.STDOUT
             source = self.child[1]
             self.child[2] = self._copy(1) if source is None else source
@@ -2566,10 +2602,9 @@ class _Stdio:
             os.close(self._owned.pop())
 
     def close_parent(self):
-        for fd in self.parent:
-            if fd is not None:
-                os.close(fd)
-        self.parent = [None] * 3
+        for stream in self.parent:
+            if stream is not None:
+                stream.close()
 
 
 class Process:
@@ -2577,15 +2612,13 @@ class Process:
     pipes, else None. Leaving a `with` block, or dropping the object, kills and reaps it."""
     CHUNK = 1 << 16
 
-    def __init__(self, supervisor, stdio, threaded):
+    def __init__(self, supervisor, streams, threaded):
         self._supervisor = supervisor
         self._threaded = threaded       # popen: else _exchange() is the supervisor's loop too
         self._lock = threading.RLock()  # guards _result and the reading of the pipes
         self._captured = {}             # stream number -> list of bytes
         self._result = None
-        self.stdin, self.stdout, self.stderr = (
-            None if fd is None else os.fdopen(fd, mode, 0)
-            for fd, mode in zip(stdio.parent, ("wb", "rb", "rb")))
+        self.stdin, self.stdout, self.stderr = streams
         if threaded:
             try:
                 _thread.start_new_thread(supervisor.serve, ())

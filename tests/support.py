@@ -1,0 +1,119 @@
+"""Helpers of the tests: a BPF interpreter, payloads in C, listeners, ordinary users."""
+import contextlib
+import functools
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import pytest
+
+import sandlock
+from sandlock import Sandbox, SYSTEM_PATHS
+
+ROOT = os.geteuid() == 0
+TESTS = os.path.dirname(os.path.abspath(__file__))
+
+
+def requires_abi(abi):
+    found = sandlock.landlock_abi_version()
+    return pytest.mark.skipif(found < abi, reason="needs Landlock ABI %d, found %d" % (abi, found))
+
+
+def requires_program(*names):
+    missing = [name for name in names if not shutil.which(name)]
+    return pytest.mark.skipif(bool(missing), reason="not installed: " + " ".join(missing))
+
+
+requires_root = pytest.mark.skipif(not ROOT, reason="needs root")
+
+
+def box(tmp=None, **fields):
+    """A sandbox with --system-like reads and one writable directory."""
+    fields.setdefault("fs_readable", list(SYSTEM_PATHS) + [TESTS])
+    return Sandbox(fs_writable=[] if tmp is None else [str(tmp)], **fields)
+
+
+def python(code, *args):
+    """A command that runs Python code, with the running interpreter."""
+    return [sys.executable, "-I", "-S", "-c", code] + list(args)
+
+
+def interpret(program, nr, arch, args=(), ip=0):
+    """Executes a BPF filter on one seccomp_data and returns its verdict."""
+    data = struct.pack("=iIQ6Q", nr if nr < 1 << 31 else nr - (1 << 32), arch, ip,
+                       *(tuple(args) + (0,) * 6)[:6])
+    code = list(struct.iter_unpack("=HBBI", program))
+    at = accumulator = 0
+    while True:
+        op, jt, jf, k = code[at]
+        at += 1
+        if op == 0x20:
+            accumulator, = struct.unpack_from("=I", data, k)
+        elif op == 0x54:
+            accumulator &= k
+        elif op == 0x05:
+            at += k
+        elif op == 0x06:
+            return k
+        else:
+            test = {0x15: accumulator == k, 0x35: accumulator >= k, 0x45: accumulator & k}[op]
+            at += jt if test else jf
+
+
+@functools.lru_cache(maxsize=None)
+def compiled(source, *flags):
+    """Path of a compiled C payload, world-readable; skips the test where there is no compiler."""
+    if not shutil.which("gcc"):
+        pytest.skip("not installed: gcc")
+    folder = tempfile.mkdtemp(prefix="sandlock-payload-")
+    os.chmod(folder, 0o755)
+    file, out = os.path.join(folder, "payload.c"), os.path.join(folder, "payload")
+    with open(file, "w") as f:
+        f.write(source)
+    subprocess.run(["gcc", "-O1", "-w", "-o", out, file] + list(flags), check=True)
+    return out
+
+
+@contextlib.contextmanager
+def unix_listener(address, kind=socket.SOCK_STREAM, backlog=8):
+    with socket.socket(socket.AF_UNIX, kind) as server:
+        server.bind(address)
+        server.listen(backlog)
+        yield server
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def eventually(condition, seconds=10):
+    """True as soon as the condition holds; False after a bound that only a failure reaches."""
+    for _ in range(int(seconds * 200)):
+        if condition():
+            return True
+        time.sleep(0.005)
+    return bool(condition())
+
+
+def exists(pid):
+    """Whether a process lives (a zombie does not)."""
+    return sandlock._is_alive(pid)
+
+
+def snapshot():
+    """What a host has open: descriptors, threads, children."""
+    me = os.getpid()
+    kids = [pid for pid in sandlock._listed_processes()
+            if (sandlock._proc_stat(pid) or [b"", b"0"])[1] == b"%d" % me]
+    descriptors = {fd: os.readlink("/proc/self/fd/" + fd) for fd in os.listdir("/proc/self/fd")
+                   if os.path.islink("/proc/self/fd/" + fd)}
+    return (sorted(d for d in descriptors if "/proc/" not in descriptors[d]),
+            len(os.listdir("/proc/self/task")), threading.active_count(), kids)

@@ -1,0 +1,399 @@
+"""run, popen, run_interactive, Process, Result: what a user of subprocess expects."""
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import sandlock
+from sandlock import ExitReason, LaunchError, Sandbox, StdioMode, SYSTEM_PATHS
+from support import ROOT, box, eventually, exists, python, requires_root, snapshot
+
+
+def test_result_of_success_failure_and_signal():
+    ok = box().run(["sh", "-c", "echo out; echo err >&2"])
+    assert ok.success and (ok.stdout, ok.stderr, ok.exit_code, ok.returncode) == (b"out\n", b"err\n", 0, 0)
+    assert (ok.reason, ok.signal, ok.error) == (ExitReason.EXITED, -1, None) and ok.duration > 0
+    failed = box().run(["sh", "-c", "exit 7"])
+    assert (failed.success, failed.exit_code) == (False, 7)
+    killed = box().run(["sh", "-c", "kill -USR1 $$"])
+    assert (killed.exit_code, killed.reason, killed.signal) == (-10, ExitReason.SIGNALED, 10)
+
+
+def test_commands_that_cannot_run(tmp_path):
+    (tmp_path / "plain").write_text("echo x")
+    denied = tmp_path / "denied"
+    denied.write_text("#!/bin/sh\necho x")
+    denied.chmod(0o755)
+    for command, code in (("no-such-command", 127), ("/no/such/file", 127), (str(tmp_path / "plain"), 126)):
+        result = box(tmp_path).run([command])
+        assert result.exit_code == code and command in result.error and result.stdout == b""
+        with pytest.raises(LaunchError) as e:
+            box(tmp_path).popen([command])
+        assert (e.value.stage, e.value.exit_code) == ("exec", code)
+    assert Sandbox(fs_readable=SYSTEM_PATHS).run([str(denied)]).exit_code == 126
+    assert box(tmp_path).run([str(denied)]).stdout == b"x\n"
+
+
+def test_path_lookup_goes_on_where_a_candidate_may_not_be_executed(tmp_path):
+    hidden, shown = tmp_path / "hidden", tmp_path / "shown"
+    for folder in (hidden, shown):
+        folder.mkdir()
+        (folder / "tool").write_text("#!/bin/sh\necho %s" % folder.name)
+        (folder / "tool").chmod(0o755)
+    sandbox = box(shown, env={"PATH": "%s:%s:%s" % (hidden, shown, os.environ["PATH"])})
+    assert sandbox.run(["tool"]).stdout == b"shown\n"
+
+
+def test_launch_errors_come_back_as_themselves():
+    with pytest.raises(LaunchError) as e:
+        box(cwd="/no/such/dir").run(["true"])
+    assert (e.value.stage, e.value.path, e.value.errno) == ("cwd", "/no/such/dir", 2)
+    with pytest.raises(LaunchError, match="max_open_files"):
+        box(max_open_files=3).run(["true"])
+    for bad in ([], ["a\0b"]):
+        with pytest.raises(ValueError):
+            box().run(bad)
+    with pytest.raises(ValueError):
+        box().run(["true"], timeout=-1)
+    with pytest.raises(ValueError):
+        box().run(["true"], input=b"", stdin=StdioMode.NULL)
+
+
+def test_any_amount_of_output_and_input():
+    data = os.urandom(1 << 20) * 5
+    assert box().run(["cat"], input=data).stdout == data
+    both = box().run(python("import sys\nfor i in range(300): sys.stdout.write('o'*9999); sys.stderr.write('e'*9999)"))
+    assert (len(both.stdout), len(both.stderr)) == (2999700, 2999700)
+    assert box().run(["true"], input=data).success  # does not read it
+    assert box().run(["head", "-c", "10"], input=data).stdout == data[:10]
+
+
+def test_stdio_modes(tmp_path):
+    with open(tmp_path / "out", "wb") as out:
+        assert box().run(["echo", "hi"], stdout=out, stderr=StdioMode.NULL).stdout == b""
+    assert (tmp_path / "out").read_bytes() == b"hi\n"
+    merged = box().run(["sh", "-c", "echo a; echo b >&2"], stderr=subprocess.STDOUT)
+    assert merged.stdout == b"a\nb\n"
+    assert box().run(["cat"], stdin=StdioMode.NULL).stdout == b""
+    assert box().run(["cat"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).success
+    with open("/etc/hostname" if os.path.exists("/etc/hostname") else "/etc/passwd", "rb") as file:
+        assert box().run(["cat"], stdin=file).stdout == open(file.name, "rb").read()
+
+
+def test_popen_talks(tmp_path):
+    with box().popen(["cat"], stdin=StdioMode.PIPED, stdout=StdioMode.PIPE) as process:
+        process.stdin.write(b"hello\n")
+        assert process.stdout.read(6) == b"hello\n"
+        assert process.poll() is None and process.processes() == [process.pid]
+        process.stdin.close()
+        result = process.wait()
+    assert result.success and process.poll() == 0
+    process = box().popen(["cat"], stdin=1, stdout=1)
+    assert process.communicate(b"more") == (b"more", None)
+
+
+def test_timeout_kills_says_so_and_keeps_the_output():
+    result = box().run(["sh", "-c", "echo before; sleep 100"], timeout=0.3)
+    assert (result.reason, result.stdout, result.success) == (ExitReason.TIMEOUT, b"before\n", False)
+    process = box().popen(["sh", "-c", "echo before; sleep 100"], stdout=1)
+    result = process.wait(timeout=0.3)
+    assert (result.reason, result.stdout) == (ExitReason.TIMEOUT, b"before\n") and not exists(process.pid)
+
+
+def test_signals_pause_and_resume():
+    process = box().popen(["sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done"], stdout=1)
+    assert process.stdout.read(6) == b"ready\n"
+    process.pause()
+    assert all(sandlock._proc_stat(pid)[0] in b"TZ" for pid in process._signal_all(0))
+    process.resume()
+    process.terminate()
+    assert process.wait().exit_code == 5
+    process.kill(), process.terminate(), process.send_signal(9), process.pause()  # no effect, no error
+    process = box().popen(["sleep", "100"])
+    process.kill()
+    assert (process.wait().reason, process.wait().exit_code) == (ExitReason.KILLED, -9)
+
+
+def test_a_dropped_process_is_killed_and_reaped():
+    before = snapshot()
+    process = box().popen(["sh", "-c", "sleep 100 & sleep 100"])
+    assert eventually(lambda: len(process.processes()) == 3 or len(process.processes()) == 2)
+    pids = process.processes()
+    del process
+    assert not any(exists(pid) for pid in pids) and snapshot() == before
+    with box().popen(["sleep", "100"]) as process:
+        pid = process.pid
+    assert not exists(pid) and snapshot() == before
+
+
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        print(os.getpid()); sys.stdout.flush()
+        os.close(0); os.close(1); os.close(2); os.closerange(3, 5000)
+        time.sleep(100)
+    os._exit(0)
+os.wait()
+if len(sys.argv) > 1: time.sleep(100)
+"""
+LEADERLESS = """
+import os, threading, time, ctypes
+if os.fork() == 0:
+    os.setsid()
+    threading.Thread(target=time.sleep, args=(100,)).start()
+    print(os.getpid(), flush=True)
+    ctypes.CDLL(None).syscall(%d, 0)
+time.sleep(0.3)
+""" % sandlock._NR["exit"]
+
+
+@pytest.mark.parametrize("extra,timeout", [((), None), (("stay",), 0.5)])
+def test_daemons_are_gone_at_the_end(extra, timeout):
+    outside = subprocess.run(python(DAEMON), stdout=subprocess.PIPE)
+    left = int(outside.stdout)
+    assert exists(left)  # the control: without a sandbox it stays
+    fd = sandlock._pidfd_open(left)
+    sandlock._pidfd_send_signal(fd, signal.SIGKILL)
+    os.close(fd)
+    result = box().run(python(DAEMON, *extra), timeout=timeout)
+    assert result.reason == (ExitReason.TIMEOUT if timeout else ExitReason.EXITED)
+    assert not exists(int(result.stdout))
+
+
+def test_a_process_whose_first_thread_has_ended_is_found():
+    result = box().run(["python3", "-c", LEADERLESS])
+    assert result.success, result.stderr
+    assert not exists(int(result.stdout))
+
+
+def test_fork_bombs_are_bounded_and_cleaned_up():
+    bomb = ("import os, resource, time\nresource.setrlimit(resource.RLIMIT_CPU, (2, 2))\n"
+            "for i in range(200):\n    try: os.fork()\n    except OSError: pass\ntime.sleep(100)")
+    process = box(max_processes=20).popen(python(bomb), stderr=StdioMode.NULL)
+    assert eventually(lambda: len(process.processes()) == 20)
+    time.sleep(0.2)
+    counts = [len(process.processes()) for _ in range(20)]
+    pids = process.processes()
+    process.kill()
+    result = process.wait()
+    assert max(counts) <= 20 and not any(exists(pid) for pid in pids)
+    assert result.denials and result.denials[0].field == "max_processes"
+
+
+def test_max_processes_counts_processes_not_threads_and_frees_them():
+    loop = "for i in $(seq 30); do /bin/true; done; echo done"
+    assert box(max_processes=2).run(["sh", "-c", loop]).stdout == b"done\n"
+    assert box(max_processes=1).run(["sh", "-c", loop]).stdout == b""
+    threads = ("import threading, time\nts = [threading.Thread(target=time.sleep, args=(.05,)) for _ in range(50)]\n"
+               "[t.start() for t in ts]; [t.join() for t in ts]; print('done')")
+    assert box(max_processes=1).run(["python3", "-c", threads]).stdout == b"done\n"
+
+
+HOST = """
+import sys; sys.path.insert(0, %r)
+from sandlock import *
+process = Sandbox(fs_readable=SYSTEM_PATHS).popen(["sh", "-c", "sleep 100 & sleep 100"])
+print(process.pid, flush=True)
+%s
+process.wait()
+"""
+REPO = os.path.dirname(os.path.abspath(sandlock.__file__))
+
+
+@pytest.mark.parametrize("how", [
+    "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "import os\nif os.fork() == 0:\n    import time; time.sleep(3); os._exit(0)\nos._exit(0)"])
+def test_the_death_of_the_host_ends_the_program(how):
+    host = subprocess.run([sys.executable, "-c", HOST % (REPO, how)], stdout=subprocess.PIPE)
+    assert eventually(lambda: not exists(int(host.stdout)), 2)
+
+
+def test_ctrl_c_in_the_host_ends_the_run():
+    for delay in (0.02, 0.0):
+        code = HOST.replace("popen", "run").replace("print(process.pid, flush=True)", "") % (REPO, "")
+        code = "import signal, threading, os, time\n" + code.replace(
+            "process =", "threading.Timer(%s, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\nprocess =" % (
+                delay or 0.0005))
+        host = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=30)
+        assert b"KeyboardInterrupt" in host.stderr
+    before = snapshot()
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(40):  # at any point of launch, run and end
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 * (i % 20 + 1))
+                box().run(["true"])
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert eventually(lambda: snapshot() == before, 2), (before, snapshot())
+
+
+def test_300_runs_leave_the_host_as_it_was():
+    sandbox, before = box(), snapshot()
+    for i in range(300):
+        assert sandbox.run(["true"] if i % 10 else ["sh", "-c", "sleep 100 & exit 0"]).success
+        assert i % 50 or snapshot() == before
+    assert snapshot() == before
+
+
+def test_32_threads_run_20_sandboxes_each():
+    sandbox, before, bad = box(), snapshot(), []
+
+    def work(number):
+        for i in range(20):
+            word = b"%d-%d" % (number, i)
+            result = sandbox.run(["cat"], input=word)
+            if not result.success or result.stdout != word:
+                bad.append(result)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(32)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert not bad and snapshot() == before
+
+
+HOSTS = {
+    "stdin closed": "import os; os.close(0)",
+    "stdio closed but for one": "import os; os.close(0); os.close(2)",
+    "SIGCHLD ignored": "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+    "200 inheritable descriptors": "import os\nfor i in range(200): os.set_inheritable(os.open('/etc/passwd', 0), True)",
+    "another waiter": "import os, threading, time\ndef reap():\n    while 1:\n        try: os.waitpid(-1, 0)\n"
+                      "        except ChildProcessError: time.sleep(0.0001)\n"
+                      "threading.Thread(target=reap, daemon=True).start()",
+}
+
+
+@pytest.mark.parametrize("name", sorted(HOSTS))
+def test_unusual_hosts(name):
+    code = ("import sys; sys.path.insert(0, %r)\n%s\nfrom sandlock import *\nfor i in range(10):\n"
+            "    r = Sandbox(fs_readable=SYSTEM_PATHS).run(['sh', '-c', 'ls /proc/self/fd; exit 3'])\n"
+            "    assert set(r.stdout.split()) <= {b'0', b'1', b'2', b'3', b'4', b'1023'}, r\n"
+            "    assert r.exit_code == 3 or %r, r\nprint('fine')")
+    lost = name in ("SIGCHLD ignored", "another waiter") and not pidfd_remembers()
+    host = subprocess.run([sys.executable, "-c", code % (REPO, HOSTS[name], lost)],
+                          stdout=subprocess.PIPE, timeout=60)
+    assert host.stdout == b"fine\n"
+
+
+def pidfd_remembers():
+    return tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2]) >= (6, 15)
+
+
+def test_in_asyncio():
+    async def main():
+        loop = asyncio.get_running_loop()
+        runs = [loop.run_in_executor(None, box().run, ["echo", str(i)]) for i in range(8)]
+        other = await asyncio.create_subprocess_exec("echo", "x", stdout=subprocess.PIPE)
+        return [r.stdout for r in await asyncio.gather(*runs)], (await other.communicate())[0]
+
+    assert asyncio.run(main()) == ([b"%d\n" % i for i in range(8)], b"x\n")
+
+
+def test_cwd_env_and_clean_env(monkeypatch):
+    monkeypatch.setenv("SANDLOCK_TEST", "inherited")
+    script = "pwd; echo $SANDLOCK_TEST $ADDED"
+    assert box(cwd="/usr", env={"ADDED": "yes"}).run(["sh", "-c", script]).stdout == b"/usr\ninherited yes\n"
+    names = box(clean_env=True, env={"ADDED": "yes"}).run(["env"]).stdout.split()
+    assert {n.split(b"=")[0] for n in names} <= {b"PATH", b"HOME", b"USER", b"TERM", b"LANG", b"ADDED"}
+
+
+def test_limits_are_set_before_the_first_instruction():
+    limits = box(max_open_files=20, max_cpu_seconds=3, max_file_size="4K").run(["cat", "/proc/self/limits"])
+    rows = {line[:26].strip(): line[26:].split()[:2] for line in limits.stdout.decode().splitlines()}
+    assert rows["Max open files"] == ["20", "20"] and rows["Max file size"] == ["4096", "4096"]
+    assert rows["Max cpu time"] == ["3", "3"]
+    assert box(max_open_files=20).run(["sh", "-c", "ls /proc/self/fd"]).stdout.split()[-1] in (b"19", b"3")
+    free = box().run(["cat", "/proc/self/limits"]).stdout
+    assert b"4096                 4096                 bytes" not in free
+
+
+def test_signals_and_session_of_the_program():
+    status = box().run(["grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"]).stdout.split()
+    ignored, blocked = int(status[3], 16), int(status[1], 16)
+    assert blocked == 0 and not ignored & (1 << 12 | 1 << 24 | 1 << 16)
+    fields = box().run(["cat", "/proc/self/stat"]).stdout.split()
+    assert fields[0] == fields[4] == fields[5]  # its own group and session
+
+
+def test_affinity():
+    core = min(os.sched_getaffinity(0))
+    result = box(cpu_cores=[core]).run(["grep", "Cpus_allowed_list", "/proc/self/status"])
+    assert result.stdout.split()[-1] == b"%d" % core and len(os.sched_getaffinity(0)) == len(
+        os.sched_getaffinity(threading.main_thread().native_id))
+
+
+@requires_root
+def test_root_keeps_four_capabilities_and_cannot_change_ids(tmp_path):
+    script = ("grep CapEff /proc/self/status; chown 1234 {0}/f && stat -c %u {0}/f; "
+              "mknod {0}/dev c 1 3 || echo no device; setpriv --reuid 1234 true 2>&1 || echo no setuid")
+    (tmp_path / "f").write_text("")
+    out = box(tmp_path).run(["sh", "-c", script.replace("{0}", str(tmp_path))]).stdout.decode()
+    assert "000000000000001b" in out and "1234\n" in out and "no device" in out and "no setuid" in out
+    with open("/proc/self/status") as f:
+        assert "CapEff:\t000000000000001b" not in f.read()  # the host kept its own
+
+
+@requires_root
+def test_user():
+    result = Sandbox(fs_readable=SYSTEM_PATHS, user="1234:5678").run(["sh", "-c", "id; grep CapPrm /proc/self/status"])
+    assert b"uid=1234 gid=5678" in result.stdout and b"0000000000000000" in result.stdout
+    assert Sandbox(fs_readable=SYSTEM_PATHS, user="nobody").run(["id", "-un"]).stdout == b"nobody\n"
+    assert sandlock._call("prctl", sandlock.PR_GET_DUMPABLE) == 1
+
+
+@pytest.mark.skipif(ROOT, reason="needs an ordinary user")
+def test_user_needs_root():
+    with pytest.raises(LaunchError, match="root"):
+        box(user="1234:5678").run(["true"])
+
+
+@requires_root
+def test_as_an_ordinary_user():
+    """The README's command and a few more, started by uid 65534 with the system's Python."""
+    code = ("import sys; sys.dont_write_bytecode = True\nsource = sys.stdin.read()\nimport types\n"
+            "m = types.ModuleType('sandlock'); sys.modules['sandlock'] = m; exec(source, m.__dict__)\n"
+            "r = m.Sandbox(fs_readable=m.SYSTEM_PATHS, fs_writable=['/tmp']).run(\n"
+            "    ['sh', '-c', 'id -u; (setsid sleep 100 &); cat /etc/shadow'], stdin=m.StdioMode.NULL)\n"
+            "print(r.stdout, r.exit_code)")
+    with open(sandlock.__file__) as source:
+        host = subprocess.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
+                               "/usr/bin/python3", "-c", code], stdin=source, stdout=subprocess.PIPE, cwd="/")
+    assert host.stdout == b"b'65534\\n' 1\n"
+
+
+CONFINE = """
+import sys; sys.path.insert(0, %r)
+import os, sandlock
+from sandlock import *
+confine(Policy(fs_readable=SYSTEM_PATHS + (%r,), fs_writable=[%r]))
+open(%r + "/made", "w").close()
+for path, mode in (("/root/.bashrc", "r"), ("/sandlock-made", "w"), ("/usr/x", "w")):
+    try: open(path, mode); print("opened", path)
+    except PermissionError: pass
+import socket
+for make in (lambda: socket.socket().connect(("127.0.0.1", 1)), lambda: socket.socket().bind(("127.0.0.1", 0)),
+             lambda: socket.socket().listen(), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)):
+    try: make(); print("made")
+    except PermissionError: pass
+print(os.popen("echo child").read().strip())
+"""
+
+
+def test_confine(tmp_path):
+    host = subprocess.run([sys.executable, "-c", CONFINE % ((REPO,) + (str(tmp_path),) * 3)], stdout=subprocess.PIPE)
+    assert host.stdout == b"child\n" and (tmp_path / "made").exists()
+    for fields in (dict(max_processes=3), dict(net_allow=["*"]), dict(cwd="/"), dict(net_allow_bind=[80])):
+        with pytest.raises(sandlock.PolicyError):
+            sandlock.confine(sandlock.Policy(**fields))
