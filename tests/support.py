@@ -81,11 +81,37 @@ def compiled(source, *flags):
 
 
 @contextlib.contextmanager
-def unix_listener(address, kind=socket.SOCK_STREAM, backlog=8):
-    with socket.socket(socket.AF_UNIX, kind) as server:
+def unix_listener(address, backlog=128, answer=None):
+    """A listening Unix socket; with `answer` a thread sends that to whoever connects."""
+    with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen(backlog)
-        yield server
+        try:
+            with answering(server, answer) if answer else contextlib.nullcontext():
+                yield server
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def answering(server, answer):
+    thread = threading.Thread(target=_answer_all, args=(server, answer))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        thread.join()
+
+
+def _answer_all(server, answer):
+    while True:
+        try:
+            peer, _ = server.accept()
+        except OSError:
+            return
+        with peer, contextlib.suppress(OSError):
+            peer.sendall(answer)
 
 
 def free_port():

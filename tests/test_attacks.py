@@ -1,0 +1,309 @@
+"""Escapes, each with the control that the same payload wins where nothing holds it."""
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import sandlock
+from sandlock import Sandbox, SYSTEM_PATHS
+from support import (ROOT, answering, box, compiled, eventually, python, requires_abi, requires_root,
+                     snapshot, unix_listener)
+
+# From its first instruction on (no libc before it runs, static): every thread of the parent, by
+# signal 0, mem, maps, environ, fd. Exit status: 1 when anything could be reached.
+PROBE = r"""
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static int reached(int host, int tid) {
+    static const char *names[] = {"mem", "maps", "environ", "fd/0", "fd/1", "fd/3", "fd/5", "cwd", "exe", 0};
+    char path[200], byte[64]; int hits = 0;
+    if (!kill(tid, 0)) { hits++; printf("kill %d\n", tid); }
+    if (!syscall(SYS_tgkill, host, tid, 0)) { hits++; printf("tgkill %d\n", tid); }
+    for (int i = 0; names[i]; i++) {
+        snprintf(path, sizeof path, "/proc/%d/task/%d/%s", host, tid, names[i]);
+        if (i > 2 && readlink(path, byte, sizeof byte) > 0) { hits++; printf("readlink %s\n", path); }
+        int fd = open(path, i > 6 ? O_PATH : O_RDONLY | O_NONBLOCK);
+        if (fd < 0) continue;
+        if ((i != 1 && i != 2) || read(fd, byte, 1) > 0) { hits++; printf("open %s\n", path); }
+        close(fd);
+    }
+    return hits;
+}
+int main(int n, char **a) {
+    char tasks[100]; int host = n > 1 ? atoi(a[1]) : getppid(), hits = 0, threads = 0;
+    snprintf(tasks, sizeof tasks, "/proc/%d/task", host);
+    for (int round = 0; round < 3; round++) {
+        DIR *d = opendir(tasks); struct dirent *e;
+        if (!d) { printf("no /proc\n"); return 2; }
+        while ((e = readdir(d))) if (e->d_name[0] != '.') { threads++; hits += reached(host, atoi(e->d_name)); }
+        closedir(d);
+    }
+    if (!kill(host, 0)) { hits++; printf("kill host\n"); }
+    return hits ? 1 : threads ? 0 : 2;
+}
+"""
+
+
+@requires_abi(6)
+@pytest.mark.parametrize("mode", ["ptrace", "SIGSTOP", "user"])
+def test_no_thread_of_the_host_is_ever_within_reach(mode, monkeypatch):
+    if mode == "user" and not ROOT:
+        pytest.skip("needs root")
+    probe = compiled(PROBE, "-static")
+    if mode == "SIGSTOP":  # where ptrace is refused
+        original = sandlock._call
+        monkeypatch.setattr(sandlock, "_call", lambda name, *a: (_ for _ in ()).throw(
+            PermissionError(1, "refused")) if name == "ptrace" else original(name, *a))
+    sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(probe),),
+                      **({"user": "1234:1234"} if mode == "user" else {}))
+    for i in range(1000):
+        result = sandbox.run([probe])
+        assert result.exit_code == 0, result
+    assert subprocess.run([probe], stdout=subprocess.PIPE).returncode == 1  # the control
+
+
+@requires_abi(6)
+def test_the_stop_before_the_first_instruction_is_what_protects(monkeypatch):
+    """The positive control of the test above: without the stop the launch pad can be reached."""
+    probe = compiled(PROBE, "-static")
+    sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(probe),))
+    monkeypatch.setattr(sandlock._Supervisor, "_stop_at_exec", lambda self: True)
+    monkeypatch.setattr(sandlock._Supervisor, "_let_go", lambda self, traced: None)
+    original = sandlock._spawn
+
+    def slow(launch, listener, tell):
+        try:
+            return original(launch, listener, tell)
+        finally:
+            sandlock._raw(sandlock._NR["getppid"])
+            time.sleep(0.02)
+
+    monkeypatch.setattr(sandlock, "_spawn", slow)
+    assert any(sandbox.run([probe]).exit_code == 1 for _ in range(20))
+
+
+@requires_abi(6)
+@requires_root
+def test_as_a_user_no_thread_of_the_host_is_within_reach():
+    probe = compiled(PROBE, "-static")
+    code = ("import sys, types; m = types.ModuleType('sandlock'); sys.modules['sandlock'] = m\n"
+            "exec(sys.stdin.read(), m.__dict__)\nbox = m.Sandbox(fs_readable=m.SYSTEM_PATHS + (%r,))\n"
+            "print({box.run([%r]).exit_code for _ in range(1000)})" % (os.path.dirname(probe), probe))
+    with open(sandlock.__file__) as source:
+        host = subprocess.run(["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups",
+                               "/usr/bin/python3", "-c", code], stdin=source, stdout=subprocess.PIPE, cwd="/")
+    assert host.stdout == b"{0}\n"
+
+
+RESOURCES = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for tid in sys.argv[2:]:
+    for nr, args in ((%d, (int(tid), 7, 0, 0)), (%d, (int(tid), 8, b"\\xff" * 8)), (%d, (0, int(tid), 5))):
+        print(libc.syscall(nr, *args), ctypes.get_errno())
+print(libc.syscall(%d, os.getpid(), 7, 0, 0), 0)
+""" % tuple(sandlock._NR[n] for n in ("prlimit64", "sched_setaffinity", "setpriority", "prlimit64"))
+
+
+def test_limits_priority_and_affinity_of_others_are_out_of_reach():
+    outsider = subprocess.Popen(["sleep", "100"])
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        targets = [str(n) for n in (outsider.pid, os.getpid(), thread.native_id, 1, 2 ** 31 - 1)]
+        lines = box().run(["python3", "-c", RESOURCES, "x"] + targets).stdout.splitlines()
+        assert lines == [b"-1 1"] * 15 + [b"0 0"]
+    finally:
+        stop.set()
+        outsider.kill()
+        outsider.wait()
+
+
+SIGIO = """
+import fcntl, os, signal, sys, time
+target = int(sys.argv[1])
+for fd in [1023] * os.path.exists("/proc/self/fd/1023") + list(os.pipe()):
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, int(signal.SIGUSR1)); fcntl.fcntl(fd, fcntl.F_SETOWN, target)
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    except OSError as e: print(e)
+os.write(fd, b"x")
+for send in (lambda: os.kill(target, 10), lambda: signal.pidfd_send_signal(os.pidfd_open(target), 10)):
+    try: send(); print("sent")
+    except OSError: pass
+"""
+
+
+@requires_abi(6)
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="needs os.pidfd_open, Python 3.9")
+def test_no_signal_reaches_the_outside():
+    hits = []
+    previous = signal.signal(signal.SIGUSR1, lambda *_: hits.append(1))
+    try:
+        result = box().run(python(SIGIO, str(os.getpid())))
+        assert result.success and result.stdout == b"" and not hits, result
+        subprocess.run(python(SIGIO, str(os.getpid())))
+        assert eventually(lambda: len(hits) > 0)  # the control
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+@requires_abi(6)
+def test_abstract_sockets_reach_the_sandbox_itself_only():
+    name = "sandlock-test-%d" % os.getpid()
+    code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('\\0' + sys.argv[1]); print('in')"
+    own = ("import socket, sys; l = socket.socket(socket.AF_UNIX); l.bind('\\0' + sys.argv[1] + 'x'); l.listen()\n"
+           "s = socket.socket(socket.AF_UNIX); s.connect('\\0' + sys.argv[1] + 'x'); print('in')")
+    with unix_listener("\0" + name):
+        assert b"PermissionError" in box().run(python(code, name)).stderr
+        assert box().run(python(own, name)).stdout == b"in\n"
+        assert subprocess.run(python(code, name), stdout=subprocess.PIPE).stdout == b"in\n"
+
+
+CONNECT = """
+import os, socket, sys
+for path in sys.argv[1:]:
+    s = socket.socket(socket.AF_UNIX)
+    try: s.connect(path); print("in", s.recv(2))
+    except OSError as e: print(type(e).__name__)
+"""
+
+
+def test_unix_sockets_by_path_only_beneath_writable(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir(), outside.mkdir()
+    (inside / "link").symlink_to(outside / "s")
+    (outside / "back").symlink_to(inside / "s")
+    (inside / "plain").write_text("")
+    with contextlib.ExitStack() as stack:
+        for folder in (inside, outside):
+            stack.enter_context(unix_listener(str(folder / "s"), answer=b"ok"))
+        os.link(str(outside / "s"), str(inside / "hard"))
+        sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (str(outside),), fs_writable=[inside], cwd=str(inside))
+        paths = ["s", str(inside / "s"), str(outside / "back"), str(inside / ".." / "in" / "s"),
+                 str(outside / "s"), "link", "../out/s", "/proc/self/cwd/../out/s",
+                 "/proc/%d/root%s" % (os.getpid(), outside / "s"), "plain", "nothing"]
+        lines = sandbox.run(["python3", "-c", CONNECT] + paths, timeout=30).stdout.decode().split("\n")[:-1]
+        assert lines[:4] == ["in b'ok'"] * 4 and lines[4:7] == ["PermissionError"] * 3, lines
+        assert not any(line.startswith("in") for line in lines[7:])
+        assert lines[9:] == ["ConnectionRefusedError", "FileNotFoundError"]
+        outer = subprocess.run(["python3", "-c", CONNECT] + paths[4:7], cwd=str(inside), stdout=subprocess.PIPE)
+        assert outer.stdout == b"in b'ok'\n" * 3  # the control
+
+
+FLIP = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+static struct sockaddr_un shown = {AF_UNIX}; static const char *good, *bad; static volatile int stop;
+static void *flip(void *x) { while (!stop) { strcpy(shown.sun_path, good); strcpy(shown.sun_path, bad); } return 0; }
+int main(int n, char **a) {
+    pthread_t t; int hits = 0, fine = 0; char byte; good = a[1]; bad = a[2]; strcpy(shown.sun_path, good);
+    pthread_create(&t, 0, flip, 0);
+    for (int i = 0; i < 3000; i++) {
+        int s = socket(AF_UNIX, SOCK_STREAM, 0);
+        if (!connect(s, (void *)&shown, sizeof shown) && read(s, &byte, 1) == 1) byte == 'B' ? hits++ : fine++;
+        close(s);
+    }
+    stop = 1; pthread_join(t, 0);
+    printf("%d %d\n", hits, fine); return 0;
+}"""
+
+
+def test_an_address_that_flips_is_connected_as_it_was_judged(tmp_path):
+    payload = compiled(FLIP, "-pthread")
+    inside, outside = tmp_path / "in", tmp_path / "ou"
+    inside.mkdir(), outside.mkdir()
+    with unix_listener(str(inside / "s"), answer=b"G"), unix_listener(str(outside / "s"), answer=b"B"):
+        command = [payload, str(inside / "s"), str(outside / "s")]
+        sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[inside])
+        hits, fine = map(int, sandbox.run(command, timeout=60).stdout.split())
+        assert hits == 0 and fine > 0
+        hits, fine = map(int, subprocess.run(command, stdout=subprocess.PIPE).stdout.split())
+        assert hits > 0  # the control: outside, the flip wins now and then
+
+
+def test_a_full_backlog_holds_up_only_its_own_task(tmp_path):
+    path = str(tmp_path / "s")
+    code = ("import socket, sys, threading\ndef one():\n    s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+            "for i in range(5): threading.Thread(target=one, daemon=True).start()\n"
+            "import time; time.sleep(0.5)\nimport subprocess; print(subprocess.call(['true'])); sys.stdout.flush()\n"
+            "import os; os._exit(0)")
+    with unix_listener(path, backlog=0):
+        assert box(tmp_path).run(["python3", "-c", code, path], timeout=20).stdout == b"0\n"
+    with unix_listener(path + "2", backlog=0) as server:
+        process = box(tmp_path).popen(["python3", "-c", CONNECT] + [path + "2"] * 3, stdout=1)
+        time.sleep(0.2)
+        with answering(server, b"ok"):
+            assert process.wait(timeout=20).stdout == b"in b'ok'\n" * 3
+
+
+@requires_root
+def test_no_setuid_gain(tmp_path):
+    tmp_path.chmod(0o755)
+    suid = tmp_path / "suid"
+    subprocess.run(["cp", "/usr/bin/id", str(suid)], check=True)
+    suid.chmod(0o4755)
+    for parent in list(tmp_path.parents)[:2]:
+        parent.chmod(0o755)
+    command = [str(suid), "-u"]
+    inside = Sandbox(fs_readable=SYSTEM_PATHS + (str(tmp_path),), user="1234:1234").run(command)
+    assert inside.stdout == b"1234\n"
+    outside = subprocess.run(["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups"] + command,
+                             stdout=subprocess.PIPE)
+    assert outside.stdout == b"0\n"  # the control
+
+
+def test_no_descriptor_of_the_parent_is_inside(tmp_path):
+    secret = os.open("/etc/passwd", os.O_RDONLY)
+    try:
+        os.set_inheritable(secret, True)
+        out = box().run(["sh", "-c", "ls -l /proc/self/fd"]).stdout.decode()
+    finally:
+        os.close(secret)
+    assert "passwd" not in out and "seccomp" not in out and "landlock" not in out
+    numbers = {line.split(" -> ")[0].split()[-1] for line in out.splitlines() if " -> " in line}
+    assert numbers <= {"0", "1", "2", "3", "1023"}
+
+
+def test_a_program_that_closes_everything_is_cleaned_up_all_the_same():
+    before = snapshot()
+    code = "import os, time\nos.closerange(0, 5000)\nif os.fork(): os._exit(0)\nos.setsid()\ntime.sleep(100)"
+    assert box().run(["python3", "-c", code]).success and snapshot() == before
+
+
+def test_parallel_forks_do_not_overshoot():
+    payload = compiled(r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+int main(void) {
+    struct rlimit cpu = {3, 3}; setrlimit(RLIMIT_CPU, &cpu);
+    for (int i = 0; i < 6; i++) fork();
+    for (int i = 0; i < 20; i++) { if (fork() == 0) break; }
+    sleep(100); return 0; }""")
+    for _ in range(5):
+        process = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), max_processes=10).popen([payload])
+        assert eventually(lambda: len(process.processes()) >= 10)
+        assert max(len(process._signal_all(0)) for _ in range(30)) <= 10
+        process.kill()
+        process.wait()
