@@ -1752,6 +1752,7 @@ class _Supervisor:
         self.broker = _Broker()
         self.lock, self.finished = _thread.allocate_lock(), _thread.allocate_lock()
         self.finished.acquire()
+        self.finishing = _thread.allocate_lock()  # held by the one thread that is in finish()
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
         self.ending, self.reason = False, None
@@ -1992,7 +1993,12 @@ class _Supervisor:
 
     def finish(self):
         """Nothing of the run is left: processes, threads, zombies, descriptors (but for pidfd).
-        What was interrupted may be finished again."""
+        What was interrupted may be finished again; whoever comes second finds it done."""
+        with self.finishing:
+            if self.finished.locked():
+                self._finish()
+
+    def _finish(self):
         with self.lock:
             self.ending = True
             self._signal(signal.SIGKILL)  # does nothing to the dead
@@ -2011,8 +2017,7 @@ class _Supervisor:
         self._close_listener()
         self.launching.finish()
         _live.discard(self)
-        if self.finished.locked():
-            self.finished.release()
+        self.finished.release()
 
     def _close_listener(self):
         """From then on the kernel answers what would be trapped: ENOSYS."""
@@ -2191,15 +2196,15 @@ def _hold_dumpable(begin):
 class _Launch:
     """All that a start needs, as data, made by the caller's thread.
 
-    `fds` are closed by close() once the program runs, `death_pipe`'s write end by finish(). The
-    program inherits the read end: when the host dies by any death, the kernel sends SIGKILL to
-    the program's process group (F_SETOWN, F_SETSIG, O_ASYNC; fcntl(2)).
+    `fds` are closed by close() once the program runs; `lasting_fds`, the write end of the death
+    pipe, by finish(). The program inherits the read end: when the host dies by any death, the
+    kernel sends SIGKILL to the program's process group (F_SETOWN, F_SETSIG, O_ASYNC; fcntl(2)).
     """
     DEATH_PIPE_AT = 1023  # the highest usual number; a higher one makes every fork copy more
 
     def __init__(self, policy, argv, stdio, signals, new_session=True, terminal=None):
         self.policy, self.argv, self.signals, self.terminal = policy, argv, signals, terminal
-        self.fds, self._keep, self._holds_dumpable = [], [], False
+        self.fds, self.lasting_fds, self._keep, self._holds_dumpable = [], [], [], False
         self.abi = landlock_abi_version()
         self.unenforced = _require_enforceable(policy, self.abi)
         self.waits_killably = _kernel_flags().waits_killably
@@ -2219,7 +2224,8 @@ class _Launch:
             self.ruleset, self.missing_paths = _landlock_ruleset(policy, self.abi)
             self.fds.append(self.ruleset)
         self.death_read, self.death_write = (_high_fd(fd) for fd in os.pipe())
-        self.fds += [self.death_read, self.death_write]
+        self.fds.append(self.death_read)
+        self.lasting_fds.append(self.death_write)
         self.filter = _policy_filter(policy.extra_deny_syscalls, policy.extra_allow_syscalls,
                                      _ARCH, _trapped_syscalls(policy))
         self.limits = tuple((resource, value) for resource, value in (
@@ -2230,18 +2236,16 @@ class _Launch:
 
     def close(self):
         """What only the start needed. The write end of the death pipe stays."""
-        for fd in self.fds:
-            if fd != getattr(self, "death_write", None):
-                os.close(fd)
-        self.fds = [fd for fd in self.fds if fd == getattr(self, "death_write", None)]
-        for destroy, thing in self._keep:
+        while self.fds:
+            os.close(self.fds.pop())
+        while self._keep:
+            destroy, thing = self._keep.pop()
             destroy(thing)
-        self._keep = []
 
     def finish(self):
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = []
+        """The rest, at the end of the run."""
+        while self.lasting_fds:
+            os.close(self.lasting_fds.pop())
         if self._holds_dumpable:
             self._holds_dumpable = False
             _hold_dumpable(False)
@@ -2705,14 +2709,14 @@ class Process:
 
     def _close(self):
         supervisor = self._supervisor
-        if os.getpid() != supervisor.host:
-            pass  # a forked child of the host: the sandbox is not its own
-        elif self._threaded or not supervisor.finished.locked():
-            self.kill()
-            supervisor.join()
-            supervisor.release()
-        else:
-            supervisor.abandon()
+        if os.getpid() == supervisor.host:  # else a forked child of the host: not its own
+            with _SignalsBlocked():
+                if self._threaded or not supervisor.finished.locked():
+                    self.kill()
+                    supervisor.join()
+                    supervisor.release()
+                else:
+                    supervisor.abandon()
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
@@ -2726,11 +2730,12 @@ class Process:
         try:
             if self._result is None:
                 self._exchange(data, deadline)
-                if not self._threaded:
-                    self._supervisor.finish()
-                self._supervisor.join()
-                self._drain()
-                self._result = self._make_result()
+                with _SignalsBlocked():
+                    if not self._threaded:
+                        self._supervisor.finish()
+                    self._supervisor.join()
+                    self._drain()
+                    self._result = self._make_result()
             return self._result
         finally:
             self._lock.release()

@@ -143,3 +143,9 @@ def snapshot():
                    if os.path.islink("/proc/self/fd/" + fd)}
     return (sorted(d for d in descriptors if "/proc/" not in descriptors[d]),
             len(os.listdir("/proc/self/task")), threading.active_count(), kids)
+
+
+def clean(before):
+    """Whether the host is as it was; a thread that was just ending then may be gone by now."""
+    now = snapshot()
+    return now[0] == before[0] and now[1] <= before[1] and now[2:] == before[2:]
