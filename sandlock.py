@@ -1752,6 +1752,8 @@ class _Supervisor:
         self.broker = _Broker()
         self.lock, self.finished = _thread.allocate_lock(), _thread.allocate_lock()
         self.finished.acquire()
+        self.receiver = _thread.allocate_lock()   # held while the receiving thread runs
+        self.receiver_tid = None
         self.finishing = _thread.allocate_lock()  # held by the one thread that is in finish()
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
@@ -1900,13 +1902,38 @@ class _Supervisor:
         self.finish()
 
     def answer(self, poller, event):
-        """One notification. When no task is left under the filter (HUP), polling for it ends."""
-        if not event & select.POLLIN:
+        """One notification. When no task is left under the filter (HUP), polling for it ends; and
+        with the first fork, since then a thread receives (from 6.11 on RECV returns at the end).
+
+        Until a request is received, a signal that comes to its task ends the call with EINTR,
+        which no program expects of fork(2). A thread that already waits in RECV makes that time
+        as short as it can be.
+        """
+        if event & select.POLLIN:
+            self._answer()
+        if not event & select.POLLIN or (self.forked and self.scoped):
             poller.unregister(self.listener.fd)
-            return
+            if event & select.POLLIN:
+                self.receiver.acquire()
+                _thread.start_new_thread(self._receive, ())
+
+    def _receive(self):
+        """The thread of runs that fork: answers until no task is left under the filter."""
+        self.receiver_tid = threading.get_native_id()
+        try:
+            _block_signals()
+            while self._answer() or not _is_hung_up(self.listener.fd):
+                continue
+        except BaseException as e:  # fails closed: the run ends
+            self.error = self.error or "the supervisor failed: %r" % e
+            self.kill(ExitReason.KILLED)
+        finally:
+            self.receiver.release()
+
+    def _answer(self):
         request = self.listener.receive()
         if request is None:
-            return
+            return False
         self.in_flight.pop(request.pid, None)
         handler, on_broker, _ = self.handlers.get(request.data.nr, (None, False, None))
         if handler is None:
@@ -1917,6 +1944,7 @@ class _Supervisor:
                 self.listener.reply(request, _refuse(errno.EPERM))
         else:
             self._judge(handler, request)
+        return True
 
     def _judge(self, handler, request, *more):
         """Runs a handler and answers. Whatever fails is a refusal: with the error that the kernel
@@ -2013,6 +2041,10 @@ class _Supervisor:
                     self.status = status
         except Exception as e:
             self.error = self.error or "the sandbox could not be cleaned up: %s" % e
+        if self.receiver.acquire(timeout=self.SWEEP_LIMIT_S):  # nobody is left: it has ended
+            self.receiver.release()
+        else:
+            self.receiver_tid = None
         self.broker.close()
         self._close_listener()
         self.launching.finish()
@@ -2082,7 +2114,7 @@ class _Supervisor:
         """Waits until the run has ended and its threads are gone from the process."""
         with self.finished:
             pass
-        for tid in (self.pad_tid, self.broker.tid, self.tid):
+        for tid in (self.pad_tid, self.broker.tid, self.receiver_tid, self.tid):
             while tid and tid != threading.get_native_id() and not _thread_is_gone(tid):
                 time.sleep(0)
 
@@ -2125,6 +2157,12 @@ def _is_readable(fd, timeout_ms=0):
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(timeout_ms))
+
+
+def _is_hung_up(fd):
+    poller = select.poll()
+    poller.register(fd, 0)
+    return bool(poller.poll(0))
 
 
 def _wait_readable(fd):
