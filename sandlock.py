@@ -857,6 +857,13 @@ def _read_memory(tid, address, size):
     return buffer.raw[:got]
 
 
+def _write_memory(tid, address, data):
+    """process_vm_writev(2); OSError where that is not possible."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    local, remote = iovec(_address(buffer), len(data)), iovec(address, len(data))
+    _call("process_vm_writev", tid, _address(local), 1, _address(remote), 1, 0)
+
+
 def _proc_stat(pid):
     """Fields of /proc/PID/stat from the third (state) on, as bytes; [] if there is no such process."""
     try:
@@ -1163,7 +1170,7 @@ class _FilterPlan(_Record):
 
 
 # Argument blocks: what a syscall's registers must be. Each ends in a jump. "notify" and "fork" are
-# where the supervisor judges; under confine() the one is refused and the other allowed.
+# where the supervisor judges; under confine() "notify" is refused and "fork" allowed.
 
 def _block_clone(asm, plan):
     """Namespaces never; CLONE_PARENT never, or the tree could not be told; threads are free."""
@@ -1245,6 +1252,13 @@ def _block_which_who(name, which):
     return block
 
 
+def _block_setpgid(asm, plan):
+    """A group of one's own is free; joining another could be joining the host's (same session)."""
+    asm.ld(_arg(1))
+    asm.jeq(0, "allow")
+    asm.goto("notify")
+
+
 _own_pid_or_notify = _block_values(0, [0], otherwise="notify")
 _BLOCKS = {
     "clone": _block_clone,
@@ -1256,6 +1270,8 @@ _BLOCKS = {
     "sendto": _block_bits(3, MSG_FASTOPEN),
     "sendmsg": _block_bits(2, MSG_FASTOPEN),
     "sendmmsg": _block_bits(3, MSG_FASTOPEN),
+    "rt_sigaction": _block_values(0, [int(signal.SIGCHLD)], then="fork", otherwise="allow"),
+    "setpgid": _block_setpgid,
     "prlimit64": _own_pid_or_notify,
     "sched_setaffinity": _own_pid_or_notify,
     "sched_setscheduler": _own_pid_or_notify,
@@ -1377,6 +1393,8 @@ class _Listener:
         answer = seccomp_notif_resp(request.id, *reply)
         try:
             fcntl.ioctl(self.fd, SECCOMP_IOCTL_NOTIF_SEND, bytes(answer))
+        except InterruptedError:
+            return self.reply(request, reply)
         except OSError as e:
             if e.errno != errno.ENOENT:
                 raise
@@ -1392,8 +1410,8 @@ class _Listener:
 # 10  Handlers by family, and their table
 # ------------------------------------------------------------------------------------------------
 # A handler takes (supervisor, request) and returns a reply, or None: ask again later. Those of
-# the broker run on its thread, inside the sandbox's own Landlock domain, and get the number of the
-# task's process (thread group) too, which only an unconfined thread can look up.
+# the broker run on threads of its own, inside the sandbox's Landlock domain, and get the number of
+# the task's process (thread group) too, which only an unconfined thread can look up.
 
 def _on_fork(sup, request):
     """A new process (the filter lets threads pass). Flags are in a register: cannot be raced."""
@@ -1407,24 +1425,33 @@ def _on_fork(sup, request):
         return _refuse(errno.EAGAIN)
     sup.population += 1
     sup.forked = True
-    sup.in_flight[request.pid] = time.monotonic()
+    sup.in_flight.add(request.pid)
     return _CONTINUE
 
 
 def _census(sup):
-    """How many processes there are, or are about to be.
+    """How many processes there are, or may be about to be.
 
-    A fork that was let through may not be visible yet. It has happened once its caller makes
-    another request, and 20 ms later it has happened as well; until then it counts.
+    A fork that was let through is not visible at once. It counts until its caller has made another
+    request, has ended, or is seen in another syscall; never by time, since a fork can take long.
     """
-    while True:
-        visible = len(sup.members())
-        now = time.monotonic()
-        sup.in_flight = {t: at for t, at in sup.in_flight.items() if now - at < 0.02}
-        total = visible + len(sup.in_flight)
-        if visible >= sup.policy.max_processes or total < sup.policy.max_processes:
-            return total
-        time.sleep(0.001)
+    visible = len(sup.members())
+    forks = {_NR.get(name) for name in ("clone", "fork", "vfork")}
+    sup.in_flight = {tid for tid in sup.in_flight if _syscall_of(tid) in forks | {None}}
+    return visible + len(sup.in_flight)
+
+
+def _syscall_of(tid):
+    """The number of the syscall that a task waits in, None if it runs or is not to be seen, -1 if it
+    has ended; /proc/PID/syscall of proc(5)."""
+    try:
+        with open("/proc/%d/syscall" % tid, "rb", 0) as file:
+            word = file.read().split(None, 1)[0]
+        return None if word == b"running" else int(word)
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
+    except OSError:
+        return None
 
 
 def _on_exec(sup, request):
@@ -1443,6 +1470,35 @@ def _on_other_process(argument):
         pid = request.data.args[argument] & 0xffffffff
         return _CONTINUE if sup.is_member(pid) else _refuse(errno.EPERM)
     return handler
+
+
+def _on_setpgid(sup, request):
+    """Joining a process group in which nobody outside the sandbox is. Numbers are in registers; a
+    group gets outside members only by what the host itself does."""
+    pid, group = (value & 0xffffffff for value in request.data.args[:2])
+    if group == (pid or _thread_group(request.pid)):
+        return _CONTINUE
+    members = set(sup.members())
+    for other in _listed_processes():
+        fields = _proc_stat(other)
+        if fields and int(fields[2]) == group and other not in members:
+            return _refuse(errno.EPERM)
+    return _CONTINUE
+
+
+SA_RESTART = 0x10000000
+
+
+def _on_sigaction(sup, request):
+    """A handler of SIGCHLD gets SA_RESTART. Until the supervisor has received a fork, a signal ends
+    it with EINTR unless all pending handlers restart; fork(2) knows no EINTR, and SIGCHLD is the
+    signal that comes while one forks (dash, Python). Nothing is judged here: a program that
+    changes the flags back only gets that EINTR."""
+    address = request.data.args[1]
+    if address:
+        flags, = struct.unpack("=Q", _read_memory(request.pid, address + 8, 8))
+        _write_memory(request.pid, address + 8, struct.pack("=Q", flags | SA_RESTART))
+    return _CONTINUE
 
 
 def _task_descriptor(process, fd):
@@ -1540,8 +1596,9 @@ def _open_beneath_task(tid, name):
 
 
 def _connect_now(sock, sockaddr):
-    """Never blocks the broker: a blocking socket whose peer's queue is full is asked again later.
-    O_NONBLOCK is shared with the task for a moment, on a socket that is not connected yet."""
+    """A blocking socket whose peer's queue is full is asked again later. O_NONBLOCK is shared with
+    the task for a moment, on a socket that is not connected yet; a program that flips it back in
+    that moment makes one worker wait for its own listener."""
     flags = fcntl.fcntl(sock, fcntl.F_GETFL)
     fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_NONBLOCK)
     try:
@@ -1590,6 +1647,8 @@ _HANDLERS = {  # syscall: (handler, runs on the broker, when a policy needs it)
     "execveat": (_on_exec, False, _always),
     "connect": (_on_connect, True, _always),
     "listen": (_on_listen, True, lambda policy: "*" not in policy.net_allow_bind),
+    "setpgid": (_on_setpgid, False, _always),
+    "rt_sigaction": (_on_sigaction, False, _always),
     "prlimit64": (_on_other_process(0), False, _always),
     "sched_setaffinity": (_on_other_process(0), False, _always),
     "sched_setscheduler": (_on_other_process(0), False, _always),
@@ -1613,8 +1672,11 @@ class _Broker:
     capabilities: the kernel refuses the broker what the policy refuses the program. For the same
     reason it is the oracle that tells who is in the sandbox: only those can it signal."""
     RETRY_S = 0.005
+    PATIENCE_S = 10.0
+    WORKERS = 64
 
     def __init__(self):
+        self.workers = set()  # those that run, by an object of their own
         self._jobs = queue.SimpleQueue()
         self._lock = _thread.allocate_lock()  # guards _open: no job may follow the last one
         self._open = False
@@ -1634,23 +1696,17 @@ class _Broker:
 
     def _serve(self):
         self.tid = threading.get_native_id()
-        retries = []
         try:
             while True:
-                try:
-                    job = self._jobs.get(timeout=self.RETRY_S if retries else None)
-                except queue.Empty:
-                    retries = [job for job in retries if job() is None]
-                    continue
+                job = self._jobs.get()
                 if job is None:
                     return
-                if job() is None:
-                    retries.append(job)
+                job()
         finally:
             self._ended.release()
 
     def post(self, job):
-        """Queues a function; one that returns None is called again later. False: too late."""
+        """Queues a function that does not raise and does not block. False: too late."""
         with self._lock:
             if self._open:
                 self._jobs.put(job)
@@ -1667,11 +1723,11 @@ class _Broker:
             except BaseException as e:  # handed to the caller
                 outcome.append((None, e))
             done.release()
-            return True
 
         if not self.post(job):
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
-        done.acquire()
+        if not done.acquire(timeout=self.PATIENCE_S):
+            raise TimeoutError(errno.ETIMEDOUT, "the broker does not answer")
         value, error = outcome[0]
         if error is not None:
             raise error
@@ -1683,8 +1739,33 @@ class _Broker:
             if self._open:
                 self._open = False
                 self._jobs.put(None)
-        with self._ended:
-            pass
+        if self._ended.acquire(timeout=self.PATIENCE_S):
+            self._ended.release()
+        deadline = time.monotonic() + self.PATIENCE_S
+        while self.workers and time.monotonic() < deadline:
+            time.sleep(0.0001)
+
+    def work(self, function, give_up):
+        """On the broker: calls `function` until it returns something, in a thread of its own that
+        inherits the domain: it may block, whatever the program does to stop that from being
+        foreseen. `give_up` is called instead where there are too many already."""
+        token = object()
+
+        def worker():
+            try:
+                while function() is None:
+                    time.sleep(self.RETRY_S)
+            finally:
+                self.workers.discard(token)
+
+        try:
+            if len(self.workers) >= self.WORKERS:
+                raise RuntimeError("too many workers")
+            self.workers.add(token)
+            _thread.start_new_thread(worker, ())
+        except RuntimeError:
+            self.workers.discard(token)
+            give_up()
 
 
 def _signal_members(pids, signum):
@@ -1758,7 +1839,7 @@ class _Supervisor:
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
         self.ending, self.reason = False, None
-        self.population, self.forked, self.in_flight = 1, False, {}
+        self.population, self.forked, self.in_flight = 1, False, set()
         self.denials = []
         self.error = None   # text: something else than the program failed
         self.status = None  # (exit code, signal)
@@ -1934,14 +2015,20 @@ class _Supervisor:
         request = self.listener.receive()
         if request is None:
             return False
-        self.in_flight.pop(request.pid, None)
+        self.in_flight.discard(request.pid)
         handler, on_broker, _ = self.handlers.get(request.data.nr, (None, False, None))
         if handler is None:
             self.listener.reply(request, _refuse(errno.EPERM))
         elif on_broker:
             process = _thread_group(request.pid)
-            if not process or not self.broker.post(lambda: self._judge(handler, request, process)):
+            def refuse():
                 self.listener.reply(request, _refuse(errno.EPERM))
+
+            def judge():
+                return self._judge(handler, request, process)
+
+            if not process or not self.broker.post(lambda: self.broker.work(judge, refuse)):
+                refuse()
         else:
             self._judge(handler, request)
         return True
@@ -2126,6 +2213,8 @@ class _Supervisor:
 
     def forget(self):
         """In a forked child of the host: closes what would keep the sandbox alive there."""
+        self.lock = _thread.allocate_lock()  # another thread may have held it at the fork
+        self.launching.terminal, self.launching._holds_dumpable = None, False
         self.release()
         self._close_listener()
         self.launching.close()
@@ -2146,11 +2235,8 @@ os.register_at_fork(after_in_child=_forget_all)
 
 def _set_foreground(terminal, group):
     """tcsetpgrp(3) without being stopped by SIGTTOU."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
-    try:
+    with _SignalsBlocked():
         os.tcsetpgrp(terminal, group)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _is_readable(fd, timeout_ms=0):
@@ -2264,7 +2350,8 @@ class _Launch:
         self.death_read, self.death_write = (_high_fd(fd) for fd in os.pipe())
         self.fds.append(self.death_read)
         self.lasting_fds.append(self.death_write)
-        self.filter = _policy_filter(policy.extra_deny_syscalls, policy.extra_allow_syscalls,
+        binding = ("sched_setaffinity",) if policy.cpu_cores is not None else ()
+        self.filter = _policy_filter(policy.extra_deny_syscalls + binding, policy.extra_allow_syscalls,
                                      _ARCH, _trapped_syscalls(policy))
         self.limits = tuple((resource, value) for resource, value in (
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
@@ -2878,7 +2965,7 @@ class Process:
             return
         terminal = self._supervisor.launching.terminal
         _set_foreground(terminal, os.getpgrp())
-        os.kill(os.getpid(), signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGTSTP)  # discarded where no shell could continue the host
         if os.tcgetpgrp(terminal) == os.getpgrp():
             _set_foreground(terminal, self.pid)
         self.resume()

@@ -231,8 +231,8 @@ def generate_c(folder):
         f.write("#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n" + body)
 
 
-def generate_tree(folder):
-    for i in range(2000):
+def generate_tree(folder, files=2000):
+    for i in range(files):
         path = os.path.join(folder, "in", "d%d" % (i % 40), "e%d" % (i % 5))
         os.makedirs(path, exist_ok=True)
         with open(os.path.join(path, "f%d" % i), "w") as f:
@@ -240,9 +240,9 @@ def generate_tree(folder):
 
 
 def generate_repository(folder):
-    generate_tree(folder)
+    generate_tree(folder, 800)
     git = ["git", "-C", os.path.join(folder, "in"), "-c", "user.name=b", "-c", "user.email=b@b"]
-    for words in ("init -q", "add .", "commit -q -m all"):
+    for words in ("init -q", "add .", "commit -q -m all", "repack -adq"):
         run_outside(git + words.split(), env=program_env(folder))
 
 

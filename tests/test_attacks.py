@@ -307,3 +307,121 @@ int main(void) {
         assert max(len(process._signal_all(0)) for _ in range(30)) <= 10
         process.kill()
         process.wait()
+
+
+GROUP = """
+import os, sys
+host = int(sys.argv[1])
+try: os.setpgid(0, host); print("joined")
+except PermissionError: print("refused")
+pid = os.fork()
+if pid == 0:
+    os.setpgid(0, 0); os.setpgid(os.getpid(), os.getpid()); os._exit(7)
+print(os.WEXITSTATUS(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_the_hosts_process_group_cannot_be_joined():
+    """Whoever is in it gets the signals that the kernel itself sends to groups (SIGHUP, SIGTTIN)."""
+    code = ("import sys, os; sys.path.insert(0, %r)\nfrom sandlock import *\n"
+            "Sandbox(fs_readable=SYSTEM_PATHS).run_interactive(['python3', '-c', %r, str(os.getpgrp())])"
+            % (os.path.dirname(sandlock.__file__), GROUP))
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE).stdout == b"refused\n7\n"
+    outside = subprocess.run([sys.executable, "-c", GROUP, str(os.getpgrp())], stdout=subprocess.PIPE)
+    assert outside.stdout.startswith(b"joined")  # the control
+
+
+BLOCKER = r"""
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+static int s; static void *flip(void *x) { for (;;) fcntl(s, F_SETFL, 0); }
+int main(int n, char **a) {
+    struct sockaddr_un u = {AF_UNIX}; struct rlimit cpu = {20, 20}; pthread_t t;
+    setrlimit(RLIMIT_CPU, &cpu); strcpy(u.sun_path, a[1]);
+    int l = socket(AF_UNIX, SOCK_STREAM, 0);
+    bind(l, (void *)&u, sizeof u); listen(l, 0);
+    if (fork()) { sleep(100); }
+    setsid(); if (fork()) { sleep(100); }
+    s = socket(AF_UNIX, SOCK_STREAM, 0); connect(s, (void *)&u, sizeof u);
+    s = socket(AF_UNIX, SOCK_STREAM, 0);
+    pthread_create(&t, 0, flip, 0); pthread_create(&t, 0, flip, 0);
+    puts("now"); fflush(stdout);
+    connect(s, (void *)&u, sizeof u); sleep(100);
+}"""
+
+
+def test_a_connect_that_blocks_does_not_keep_the_sandbox_alive(tmp_path):
+    payload, before = compiled(BLOCKER, "-pthread"), snapshot()
+    sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path])
+    result = sandbox.run([payload, str(tmp_path / "s")], timeout=1)
+    assert result.reason == sandlock.ExitReason.TIMEOUT and result.stdout == b"now\n" and result.duration < 8
+    assert result.error is None and eventually(lambda: clean(before))
+
+
+SLOW_FORK = r"""
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static volatile int go; static void *one(void *x) { while (!go); syscall(SYS_clone, 17, 0, 0, 0, 0); sleep(100); return 0; }
+int main(void) {
+    struct rlimit cpu = {20, 20}; pthread_t t; setrlimit(RLIMIT_CPU, &cpu);
+    size_t size = 300 << 20; char *p = mmap(0, size, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    madvise(p, size, MADV_NOHUGEPAGE); memset(p, 1, size);
+    for (int i = 0; i < 40; i++) pthread_create(&t, 0, one, 0);
+    go = 1; sleep(100);
+}"""
+
+
+@pytest.mark.skipif(sandlock._ARCH.name != "x86_64", reason="the raw clone has x86_64's arguments")
+def test_forks_that_take_long_do_not_overshoot():
+    payload = compiled(SLOW_FORK, "-pthread")
+    sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), max_processes=10)
+    with sandbox.popen([payload]) as process:
+        assert eventually(lambda: process._supervisor.denials)
+        counts = []
+        for _ in range(40):
+            counts.append(len(process.processes()))
+            time.sleep(0.05)
+        assert 5 < max(counts) <= 10
+
+
+FORKS = r"""
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void handler(int x) {}
+int main(void) {
+    struct sigaction sa = {0}; int failed = 0; sa.sa_handler = handler; sigaction(SIGCHLD, &sa, 0);
+    for (int i = 0; i < 3000; i++) {
+        pid_t p = fork(); if (p == 0) _exit(0); if (p < 0) failed++;
+        while (waitpid(-1, 0, WNOHANG) > 0);
+    }
+    printf("%d\n", failed); return 0;
+}"""
+
+
+def test_forks_are_not_interrupted_by_the_end_of_children(monkeypatch):
+    payload = compiled(FORKS)
+    sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), max_processes=2000)
+    assert sandbox.run([payload], timeout=60).stdout == b"0\n"
+    monkeypatch.setitem(sandlock._HANDLERS, "rt_sigaction",
+                        (lambda sup, request: sandlock._CONTINUE, False, sandlock._always))
+    assert sandbox.run([payload], timeout=60).stdout != b"0\n"  # the control
+
+
+def test_cpu_cores_cannot_be_widened():
+    code = "import os\ntry: os.sched_setaffinity(0, range(64)); print('widened')\nexcept PermissionError: print('refused')"
+    core = min(os.sched_getaffinity(0))
+    assert box(cpu_cores=[core]).run(["python3", "-c", code]).stdout == b"refused\n"
+    assert box().run(["python3", "-c", code]).stdout == b"widened\n"

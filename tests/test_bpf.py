@@ -24,7 +24,8 @@ mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr""".split(
 UNKNOWN = set("clone3 io_uring_setup io_uring_enter io_uring_register".split())
 TRAPPED = set("fork vfork execve execveat connect listen".split())
 BY_ARGUMENT = set("""clone socket socketpair ioctl personality seccomp sendto sendmsg sendmmsg prlimit64
-sched_setaffinity sched_setscheduler sched_setparam sched_setattr setpriority ioprio_set""".split())
+sched_setaffinity sched_setscheduler sched_setparam sched_setattr setpriority ioprio_set setpgid
+rt_sigaction""".split())
 HARDENED = set("""process_mrelease migrate_pages lookup_dcookie fanotify_init fanotify_mark
 lsm_set_self_attr create_module query_module get_kernel_syms sethostname setdomainname vhangup
 nfsservctl uselib _sysctl sysfs vserver security tuxcall afs_syscall getpmsg putpmsg""".split())
@@ -91,6 +92,8 @@ RULES = [("socket", args, v) for args, v in SOCKETS] + [
     ("prlimit64", (0,), ALLOW), ("prlimit64", (1,), NOTIFY), ("prlimit64", (HIGH,), ALLOW),
     ("sched_setaffinity", (0,), ALLOW), ("sched_setaffinity", (5,), NOTIFY),
     ("sched_setscheduler", (5,), NOTIFY), ("sched_setparam", (5,), NOTIFY), ("sched_setattr", (5,), NOTIFY),
+    ("setpgid", (0, 0), ALLOW), ("setpgid", (7, HIGH), ALLOW), ("setpgid", (7, 7), NOTIFY),
+    ("rt_sigaction", (17,), NOTIFY), ("rt_sigaction", (15,), ALLOW),
     ("setpriority", (0, 0), ALLOW), ("setpriority", (0, 5), NOTIFY), ("setpriority", (1, 0), EPERM),
     ("setpriority", (2, 0), EPERM), ("ioprio_set", (1, 0), ALLOW), ("ioprio_set", (1, 5), NOTIFY),
     ("ioprio_set", (2, 0), EPERM), ("ioprio_set", (3, 0), EPERM),
@@ -121,7 +124,7 @@ def test_without_a_supervisor_nothing_notifies():
         verdicts = {n: interpret(code, nr, arch.audit, args) for n, nr in arch.syscalls.items()
                     for args in ((0,) * 6, (5,) * 6)}
         assert NOTIFY not in verdicts.values() and verdicts["connect"] == EACCES
-        assert verdicts["prlimit64"] == EPERM and verdicts["execve"] == verdicts["clone"] == ALLOW
+        assert verdicts["prlimit64"] == verdicts["setpgid"] == EPERM and verdicts["execve"] == verdicts["clone"] == ALLOW
 
 
 def test_assembler_refuses_what_cannot_be_right():
