@@ -1259,6 +1259,21 @@ def _block_setpgid(asm, plan):
     asm.goto("notify")
 
 
+def _block_sigaction(asm, plan):
+    """Setting the handler of SIGCHLD, not asking for it; _on_sigaction says why."""
+    asm.ld(_arg(0))
+    asm.jeq(signal.SIGCHLD, "sigaction-chld")
+    asm.goto("allow")
+    asm.label("sigaction-chld")
+    asm.ld(_arg(1))
+    asm.jeq(0, "sigaction-low")
+    asm.goto("fork")
+    asm.label("sigaction-low")
+    asm.ld(_arg(1) + 4)
+    asm.jeq(0, "allow")
+    asm.goto("fork")
+
+
 _own_pid_or_notify = _block_values(0, [0], otherwise="notify")
 _BLOCKS = {
     "clone": _block_clone,
@@ -1270,7 +1285,7 @@ _BLOCKS = {
     "sendto": _block_bits(3, MSG_FASTOPEN),
     "sendmsg": _block_bits(2, MSG_FASTOPEN),
     "sendmmsg": _block_bits(3, MSG_FASTOPEN),
-    "rt_sigaction": _block_values(0, [int(signal.SIGCHLD)], then="fork", otherwise="allow"),
+    "rt_sigaction": _block_sigaction,
     "setpgid": _block_setpgid,
     "prlimit64": _own_pid_or_notify,
     "sched_setaffinity": _own_pid_or_notify,
@@ -1435,10 +1450,9 @@ def _census(sup):
     A fork that was let through is not visible at once. It counts until its caller has made another
     request, has ended, or is seen in another syscall; never by time, since a fork can take long.
     """
-    visible = len(sup.members())
     forks = {_NR.get(name) for name in ("clone", "fork", "vfork")}
     sup.in_flight = {tid for tid in sup.in_flight if _syscall_of(tid) in forks | {None}}
-    return visible + len(sup.in_flight)
+    return len(sup.in_flight) + len(sup.members())  # in this order: what is over is visible
 
 
 def _syscall_of(tid):
@@ -1833,8 +1847,6 @@ class _Supervisor:
         self.broker = _Broker()
         self.lock, self.finished = _thread.allocate_lock(), _thread.allocate_lock()
         self.finished.acquire()
-        self.receiver = _thread.allocate_lock()   # held while the receiving thread runs
-        self.receiver_tid = None
         self.finishing = _thread.allocate_lock()  # held by the one thread that is in finish()
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
@@ -1983,38 +1995,13 @@ class _Supervisor:
         self.finish()
 
     def answer(self, poller, event):
-        """One notification. When no task is left under the filter (HUP), polling for it ends; and
-        with the first fork, since then a thread receives (from 6.11 on RECV returns at the end).
-
-        Until a request is received, a signal that comes to its task ends the call with EINTR,
-        which no program expects of fork(2). A thread that already waits in RECV makes that time
-        as short as it can be.
-        """
-        if event & select.POLLIN:
-            self._answer()
-        if not event & select.POLLIN or (self.forked and self.scoped):
+        """One notification. When no task is left under the filter (HUP), polling for it ends."""
+        if not event & select.POLLIN:
             poller.unregister(self.listener.fd)
-            if event & select.POLLIN:
-                self.receiver.acquire()
-                _thread.start_new_thread(self._receive, ())
-
-    def _receive(self):
-        """The thread of runs that fork: answers until no task is left under the filter."""
-        self.receiver_tid = threading.get_native_id()
-        try:
-            _block_signals()
-            while self._answer() or not _is_hung_up(self.listener.fd):
-                continue
-        except BaseException as e:  # fails closed: the run ends
-            self.error = self.error or "the supervisor failed: %r" % e
-            self.kill(ExitReason.KILLED)
-        finally:
-            self.receiver.release()
-
-    def _answer(self):
+            return
         request = self.listener.receive()
         if request is None:
-            return False
+            return
         self.in_flight.discard(request.pid)
         handler, on_broker, _ = self.handlers.get(request.data.nr, (None, False, None))
         if handler is None:
@@ -2031,7 +2018,6 @@ class _Supervisor:
                 refuse()
         else:
             self._judge(handler, request)
-        return True
 
     def _judge(self, handler, request, *more):
         """Runs a handler and answers. Whatever fails is a refusal: with the error that the kernel
@@ -2128,10 +2114,6 @@ class _Supervisor:
                     self.status = status
         except Exception as e:
             self.error = self.error or "the sandbox could not be cleaned up: %s" % e
-        if self.receiver.acquire(timeout=self.SWEEP_LIMIT_S):  # nobody is left: it has ended
-            self.receiver.release()
-        else:
-            self.receiver_tid = None
         self.broker.close()
         self._close_listener()
         self.launching.finish()
@@ -2201,7 +2183,7 @@ class _Supervisor:
         """Waits until the run has ended and its threads are gone from the process."""
         with self.finished:
             pass
-        for tid in (self.pad_tid, self.broker.tid, self.receiver_tid, self.tid):
+        for tid in (self.pad_tid, self.broker.tid, self.tid):
             while tid and tid != threading.get_native_id() and not _thread_is_gone(tid):
                 time.sleep(0)
 
@@ -2243,12 +2225,6 @@ def _is_readable(fd, timeout_ms=0):
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(timeout_ms))
-
-
-def _is_hung_up(fd):
-    poller = select.poll()
-    poller.register(fd, 0)
-    return bool(poller.poll(0))
 
 
 def _wait_readable(fd):
@@ -2430,7 +2406,9 @@ class _Launch:
         flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK
         flags |= POSIX_SPAWN_SETSID if new_session else POSIX_SPAWN_SETPGROUP
         _check(_libc.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)))
-        defaults = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD)  # Python ignores the first two
+        defaults = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores them
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            defaults.append(signal.SIGCHLD)
         bits = sum(1 << number - 1 for number in defaults)
         _check(_libc.posix_spawnattr_setsigdefault(attributes, _signal_set(bits)))
         mask = int.from_bytes(self.signals.before.raw, sys.byteorder)

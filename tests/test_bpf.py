@@ -93,7 +93,7 @@ RULES = [("socket", args, v) for args, v in SOCKETS] + [
     ("sched_setaffinity", (0,), ALLOW), ("sched_setaffinity", (5,), NOTIFY),
     ("sched_setscheduler", (5,), NOTIFY), ("sched_setparam", (5,), NOTIFY), ("sched_setattr", (5,), NOTIFY),
     ("setpgid", (0, 0), ALLOW), ("setpgid", (7, HIGH), ALLOW), ("setpgid", (7, 7), NOTIFY),
-    ("rt_sigaction", (17,), NOTIFY), ("rt_sigaction", (15,), ALLOW),
+    ("rt_sigaction", (17,), ALLOW), ("rt_sigaction", (17, 8), NOTIFY), ("rt_sigaction", (17, 1 << 32), NOTIFY), ("rt_sigaction", (15,), ALLOW),
     ("setpriority", (0, 0), ALLOW), ("setpriority", (0, 5), NOTIFY), ("setpriority", (1, 0), EPERM),
     ("setpriority", (2, 0), EPERM), ("ioprio_set", (1, 0), ALLOW), ("ioprio_set", (1, 5), NOTIFY),
     ("ioprio_set", (2, 0), EPERM), ("ioprio_set", (3, 0), EPERM),
