@@ -962,14 +962,26 @@ def _landlock_rules(policy, abi):
                     for port in bind) if abi >= 4 and "BIND_TCP" in net else ())
 
 
+def _create_ruleset(fs, net, scoped):
+    attr = landlock_ruleset_attr(fs, net, scoped)
+    try:  # an older kernel takes the longer structure as long as what it does not know is zero
+        return _high_fd(_call("landlock_create_ruleset", _address(attr), ctypes.sizeof(attr), 0))
+    except OSError as e:
+        raise LaunchError("landlock_create_ruleset", e.errno) from e
+
+
+def _inner_ruleset(abi):
+    """What makes the program's domain a child of the broker's: the scopes alone, since the outer
+    layer's rules bind it already and every layer with rules costs each path walk. Below ABI 6,
+    where a ruleset must handle something, a right that is never granted."""
+    scoped = _bits("scoped", None, abi)
+    return _create_ruleset(0 if scoped else _bits("fs", "MAKE_BLOCK"), 0, scoped)
+
+
 def _landlock_ruleset(policy, abi):
     """-> (descriptor of the ruleset, paths that do not exist). Raises LaunchError."""
     rules = _landlock_rules(policy, abi)
-    attr = landlock_ruleset_attr(rules.fs, rules.net, rules.scoped)
-    try:  # an older kernel takes the longer structure as long as what it does not know is zero
-        ruleset = _high_fd(_call("landlock_create_ruleset", _address(attr), ctypes.sizeof(attr), 0))
-    except OSError as e:
-        raise LaunchError("landlock_create_ruleset", e.errno) from e
+    ruleset = _create_ruleset(rules.fs, rules.net, rules.scoped)
     try:
         missing = [p for p, rights in rules.paths if not _allow_path(ruleset, p, rights)]
         for (first, last), rights in rules.ports:
@@ -2323,6 +2335,8 @@ class _Launch:
         if self.abi:
             self.ruleset, self.missing_paths = _landlock_ruleset(policy, self.abi)
             self.fds.append(self.ruleset)
+            self.inner_ruleset = _inner_ruleset(self.abi)
+            self.fds.append(self.inner_ruleset)
         self.death_read, self.death_write = (_high_fd(fd) for fd in os.pipe())
         self.fds.append(self.death_read)
         self.lasting_fds.append(self.death_write)
@@ -2381,15 +2395,17 @@ class _Launch:
         self._cap_data[:] = [keep, keep, 0, 0, 0, 0]
         steps.append(("capabilities", "capset",
                       (_address(self._cap_header), _address(self._cap_data))))
-        restrict = [("landlock_restrict_self", "landlock_restrict_self", (self.ruleset, 0))]
-        self.steps_broker = steps + (restrict if self.ruleset else [])
-        self.steps_program = restrict if self.ruleset else []
+        self.steps_broker, self.steps_program = steps, []
+        if self.abi:
+            name = "landlock_restrict_self"
+            self.steps_broker.append((name, name, (self.ruleset, 0)))
+            self.steps_program.append((name, name, (self.inner_ruleset, 0)))
         if self.policy.cpu_cores is not None:
             self._mask = ctypes.create_string_buffer(128)
             for core in self.policy.cpu_cores:
                 self._mask[core // 8] = self._mask.raw[core // 8] | 1 << core % 8
-            self.steps_program = self.steps_program + [
-                ("cpu_cores", "sched_setaffinity", (0, 128, _address(self._mask)))]
+            self.steps_program.append(
+                ("cpu_cores", "sched_setaffinity", (0, 128, _address(self._mask))))
 
     def _spawn_arguments(self, stdio, new_session):
         """posix_spawn(3): its objects are opaque, at most 336 bytes in glibc and musl."""
