@@ -1447,8 +1447,8 @@ def _on_fork(sup, request):
     if sup.population >= sup.policy.max_processes:
         sup.population = _census(sup)
     if sup.population >= sup.policy.max_processes:
-        sup.deny(_thread_group(request.pid), "clone", "process", "the sandbox has %d processes" % sup.population,
-                 "max_processes")
+        sup.deny(_thread_group(request.pid), "clone", "process",
+                 "the sandbox has %d processes" % sup.population, "max_processes")
         return _refuse(errno.EAGAIN)
     sup.population += 1
     sup.forked = True
@@ -1518,12 +1518,15 @@ SA_RESTART = 0x10000000
 def _on_sigaction(sup, request):
     """A handler of SIGCHLD gets SA_RESTART. Until the supervisor has received a fork, a signal ends
     it with EINTR unless all pending handlers restart; fork(2) knows no EINTR, and SIGCHLD is the
-    signal that comes while one forks (dash, Python). Nothing is judged here: a program that
-    changes the flags back only gets that EINTR."""
-    address = request.data.args[1]
-    if address:
-        flags, = struct.unpack("=Q", _read_memory(request.pid, address + 8, 8))
-        _write_memory(request.pid, address + 8, struct.pack("=Q", flags | SA_RESTART))
+    signal that comes while one forks (dash, Python). Nothing is judged here, so that it continues
+    whatever becomes of the flags: they only spare the program that EINTR."""
+    flags_at = request.data.args[1] + 8  # struct kernel_sigaction: the handler comes first
+    try:
+        flags, = struct.unpack("=Q", _read_memory(request.pid, flags_at, 8))
+        sup.listener.check(request)
+        _write_memory(request.pid, flags_at, struct.pack("=Q", flags | SA_RESTART))
+    except (OSError, struct.error):
+        return _CONTINUE  # memory that is read-only or bad, or a task that may not be looked into
     return _CONTINUE
 
 
@@ -1703,6 +1706,7 @@ class _Broker:
 
     def __init__(self):
         self.workers = set()  # those that run, by an object of their own
+        self.faults = []      # text of what failed on the thread, for the Result
         self._jobs = queue.SimpleQueue()
         self._lock = _thread.allocate_lock()  # guards _open: no job may follow the last one
         self._open = False
@@ -1727,7 +1731,10 @@ class _Broker:
                 job = self._jobs.get()
                 if job is None:
                     return
-                job()
+                try:
+                    job()
+                except Exception as e:  # the oracle must outlive whatever a request does to it
+                    self.faults.append(repr(e))
         finally:
             self._ended.release()
 
@@ -1739,7 +1746,8 @@ class _Broker:
             return self._open
 
     def call(self, function, *args):
-        """Runs a function there and returns or raises what it does; LaunchError once it ended."""
+        """Runs a function there and returns or raises what it does; ProcessLookupError once the
+        thread has ended, TimeoutError if it does not answer."""
         outcome, done = [], _thread.allocate_lock()
         done.acquire()
 
@@ -1833,6 +1841,7 @@ def _descendants(root):
         if not more:
             return [pid for pid in found if rows.get(pid)]
         found |= more
+
 
 # ------------------------------------------------------------------------------------------------
 # 12  Supervisor: the thread that answers
@@ -2020,6 +2029,7 @@ class _Supervisor:
             self.listener.reply(request, _refuse(errno.EPERM))
         elif on_broker:
             process = _thread_group(request.pid)
+
             def refuse():
                 self.listener.reply(request, _refuse(errno.EPERM))
 
@@ -2119,14 +2129,18 @@ class _Supervisor:
             if self.pidfd >= 0 and self.status is None:
                 _wait_readable(self.pidfd)
                 self.ended = time.monotonic()
-                if self.forked:
-                    self._sweep()
-                status = _reap(self.pid, self.pidfd)
-                with self.lock:
-                    self.status = status
+                try:
+                    if self.forked:
+                        self._sweep()
+                finally:
+                    status = _reap(self.pid, self.pidfd)
+                    with self.lock:
+                        self.status = status
         except Exception as e:
             self.error = self.error or "the sandbox could not be cleaned up: %s" % e
         self.broker.close()
+        if self.broker.faults:
+            self.error = self.error or "the broker failed: " + self.broker.faults[0]
         self._close_listener()
         self.launching.finish()
         _live.discard(self)

@@ -422,3 +422,40 @@ def test_cpu_cores_cannot_be_widened():
     core = min(os.sched_getaffinity(0))
     assert box(cpu_cores=[core]).run(["python3", "-c", code]).stdout == b"refused\n"
     assert box().run(["python3", "-c", code]).stdout == b"widened\n"
+
+
+SIGACTION = r"""
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(void) {
+    long *act = mmap(0, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); act[0] = (long) SIG_IGN;
+    mprotect(act, 4096, PROT_READ);
+    printf("%ld ", syscall(SYS_rt_sigaction, SIGCHLD, act, 0, 8));
+    printf("%d ", syscall(SYS_rt_sigaction, SIGCHLD, 1L, 0, 8) < 0 ? errno : 0);
+    prctl(PR_SET_DUMPABLE, 0);
+    printf("%d\n", sigaction(SIGCHLD, &(struct sigaction){0}, 0)); return 0;
+}"""
+
+
+def test_setting_a_handler_never_fails_because_of_us():
+    payload = compiled(SIGACTION)
+    outside = subprocess.run([payload], stdout=subprocess.PIPE).stdout
+    sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),))
+    assert sandbox.run([payload]).stdout == outside == b"0 14 0\n"
+
+
+def test_the_oracle_outlives_a_failing_job():
+    """What fails on the broker is told, and the clean-up still finds everybody."""
+    process = box().popen(["sh", "-c", "(setsid sleep 100 &); echo up; sleep 100"], stdout=1)
+    assert process.stdout.read(3) == b"up\n"
+    process._supervisor.broker.post(lambda: 1 / 0)
+    assert eventually(lambda: len(process.processes()) >= 3)
+    pids = process.processes()
+    process.kill()
+    result = process.wait()
+    assert "ZeroDivisionError" in result.error and not any(sandlock._is_alive(pid) for pid in pids)
