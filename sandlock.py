@@ -812,9 +812,14 @@ class _SignalsBlocked:
     def __init__(self):
         self._all = ctypes.create_string_buffer(b"\xff" * 8, 8)
         self.before = ctypes.create_string_buffer(8)
+        _call("rt_sigprocmask", 2, 0, _address(self.before), 8)
 
     def __enter__(self):
-        _call("rt_sigprocmask", 2, _address(self._all), _address(self.before), 8)  # SIG_SETMASK
+        try:  # a signal from just before is handled just after the call, and may raise here
+            _call("rt_sigprocmask", 2, _address(self._all), _address(self.before), 8)  # SIG_SETMASK
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception):

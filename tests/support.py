@@ -1,4 +1,5 @@
 """Helpers of the tests: a BPF interpreter, payloads in C, listeners, ordinary users."""
+import atexit
 import contextlib
 import functools
 import os
@@ -72,6 +73,7 @@ def compiled(source, *flags):
     if not shutil.which("gcc"):
         pytest.skip("not installed: gcc")
     folder = tempfile.mkdtemp(prefix="sandlock-payload-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chmod(folder, 0o755)
     file, out = os.path.join(folder, "payload.c"), os.path.join(folder, "payload")
     with open(file, "w") as f:

@@ -238,6 +238,30 @@ def test_ctrl_c_in_the_host_ends_the_run():
     finally:
         signal.signal(signal.SIGALRM, previous)
     assert eventually(lambda: clean(before), 2), (before, snapshot())
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_raising_handler_never_leaves_signals_blocked():
+    """A signal that comes just before the mask is set has its Python handler run just after."""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    previous, raised = signal.signal(signal.SIGALRM, interrupt), 0
+    try:
+        for _ in range(3000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 3e-5)
+                for _ in range(20):
+                    with sandlock._SignalsBlocked():
+                        pass
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                raised += 1
+                assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.signal(signal.SIGALRM, previous)
+    assert raised > 100
 
 
 def test_300_runs_leave_the_host_as_it_was():
