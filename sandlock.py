@@ -49,7 +49,7 @@ import _thread
 __version__ = "0.1.0"
 __all__ = [
     "Policy", "Sandbox", "Process", "Result", "ExitReason", "StdioMode", "confine",
-    "SyscallEvent", "SyscallCategory", "Denial",
+    "SyscallEvent", "SyscallCategory", "Verdict", "PolicyContext", "LivePolicy", "Denial",
     "SandlockError", "PolicyError", "UnsupportedError", "LaunchError", "PolicyFnError",
     "landlock_abi_version", "kernel_support", "SYSTEM_PATHS", "main", "__version__",
 ]
@@ -139,15 +139,19 @@ _EVENTS = {  # syscall families that a callback may ask for, by category
 }
 
 
+_CATEGORY_OF = {name: SyscallCategory(category)
+                for category, names in _EVENTS.items() for name in names}
+
+
 class _Record:
     """A value with named fields (`_fields`: name -> default), compared and hashed by them."""
     _fields = {}
 
     def __init__(self, **values):
-        for name, default in self._fields.items():
-            object.__setattr__(self, name, values.pop(name, default))
-        if values:
-            raise TypeError("%s has no field %r" % (type(self).__name__, sorted(values)[0]))
+        if not values.keys() <= self._fields.keys():
+            raise TypeError("%s has no field %r" % (
+                type(self).__name__, sorted(values.keys() - self._fields.keys())[0]))
+        self.__dict__.update(self._fields, **values)
 
     def __setattr__(self, name, value):
         raise AttributeError("%s is frozen; %r cannot be set" % (type(self).__name__, name))
@@ -562,6 +566,10 @@ class seccomp_notif_resp(ctypes.Structure):
     _fields_ = [("id", _u64), ("val", _i64), ("error", _i32), ("flags", _u32)]
 
 
+class seccomp_notif_addfd(ctypes.Structure):
+    _fields_ = [("id", _u64), ("flags", _u32), ("srcfd", _u32), ("newfd", _u32), ("newfd_flags", _u32)]
+
+
 class landlock_ruleset_attr(ctypes.Structure):  # linux/landlock.h
     _fields_ = [("handled_access_fs", _u64), ("handled_access_net", _u64), ("scoped", _u64)]
 
@@ -607,9 +615,11 @@ def _IOWR(nr, structure, kind="!"):
 SECCOMP_IOCTL_NOTIF_RECV = _IOWR(0, seccomp_notif)
 SECCOMP_IOCTL_NOTIF_SEND = _IOWR(1, seccomp_notif_resp)
 SECCOMP_IOCTL_NOTIF_ID_VALID = _IOW(2, _u64)
+SECCOMP_IOCTL_NOTIF_ADDFD = _IOW(3, seccomp_notif_addfd)
 SECCOMP_IOCTL_NOTIF_SET_FLAGS = _IOW(4, _u64)
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
 SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1
+MFD_CLOEXEC, MFD_ALLOW_SEALING, F_ADD_SEALS, F_SEAL_ALL = 1, 2, 1033, 0xf
 SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL, SECCOMP_GET_NOTIF_SIZES = 1, 2, 3
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
@@ -621,11 +631,16 @@ LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH, LANDLOCK_RULE_NET_PORT = 1, 2
 PIDFD_GET_INFO = _IOWR(11, pidfd_info, kind="\xff")
 PIDFD_INFO_EXIT = 1 << 3
+PIDFD_THREAD = 0o200  # O_EXCL
 PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
-PTRACE_DETACH, PTRACE_SEIZE, PTRACE_O_TRACEEXEC = 17, 0x4206, 1 << 4
+PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0x4206, 0x4207
+PTRACE_O_TRACEEXEC, PTRACE_EVENT_EXEC, WALL = 1 << 4, 4, 0x40000000  # __WALL of wait(2)
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_NOFILE = 0, 1, 7
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
 RESOLVE_NO_MAGICLINKS = 2
+AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
+_PAGE = 4096  # or a multiple
+O_TMPFILE = 0o20000000 | os.O_DIRECTORY
 O_PATH = 0o10000000  # asm-generic/fcntl.h; os.O_PATH is missing where libc's headers lack it
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 #: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: what a root host's program keeps.
@@ -638,9 +653,10 @@ _CLONE_NAMESPACES = (0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 |  # NEWN
                      0x10000000 | 0x20000000 | 0x40000000)                # USER PID NET
 AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 3, 5, 0xf
-SOL_SOCKET, SO_DOMAIN = 1, 39
+SOL_SOCKET, SO_TYPE, SO_SNDTIMEO, SO_DOMAIN, SCM_RIGHTS = 1, 3, 21, 39, 1
+SHUT_RDWR = 2
 IPPROTO_TCP, IPPROTO_UDP, NETLINK_ROUTE = 6, 17, 0
-MSG_FASTOPEN = 0x20000000
+MSG_FASTOPEN, MSG_DONTWAIT, MSG_NOSIGNAL = 0x20000000, 0x40, 0x4000
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 _HARMLESS_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xffffffff)
@@ -774,9 +790,21 @@ _libc.syscall.restype = ctypes.c_long
 _libc.syscall.argtypes = (ctypes.c_long,) * 7
 
 
+_held = ctypes.PyDLL(None, use_errno=True)  # the same, GIL kept
+_held.syscall.restype = ctypes.c_long
+_held.syscall.argtypes = (ctypes.c_long,) * 7
+
+
 def _raw(nr, a=0, b=0, c=0, d=0, e=0, f=0):
     """syscall(2) by number, GIL released; the result, or -errno."""
     result = _libc.syscall(nr, a, b, c, d, e, f)
+    return -ctypes.get_errno() if result == -1 else result
+
+
+def _quick(nr, a=0, b=0, c=0, d=0, e=0, f=0):
+    """The same with the GIL kept: for what never waits. Another thread of the host that computes
+    would else make us wait a switch interval (5 ms) for each call."""
+    result = _held.syscall(nr, a, b, c, d, e, f)
     return -ctypes.get_errno() if result == -1 else result
 
 
@@ -848,6 +876,16 @@ def _high_fd(fd):
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
         os.close(fd)
+
+
+def _is_ready(fd, event, timeout_ms=0):
+    poller = select.poll()
+    poller.register(fd, event)
+    return bool(poller.poll(timeout_ms))
+
+
+def _is_readable(fd, timeout_ms=0):
+    return _is_ready(fd, select.POLLIN, timeout_ms)
 
 
 def _read_memory(tid, address, size):
@@ -956,15 +994,31 @@ def _landlock_rules(policy, abi):
     """The ruleset of a policy under an ABI: a pure function. Every right that the ABI knows is
     handled, so that what no rule grants is refused."""
     bind = [port for port in policy.net_allow_bind if port != "*"]
-    net = "CONNECT_TCP" if len(bind) < len(policy.net_allow_bind) else "BIND_TCP CONNECT_TCP"
+    connect = _connect_ports(policy)
+    net = ("" if len(bind) < len(policy.net_allow_bind) else "BIND_TCP ") + (
+        "" if connect is None else "CONNECT_TCP")
     paths = ([(path, _FS_READ) for path in policy.fs_readable]
              + [(path, _FS_WRITE) for path in policy.fs_writable]
              + [(path, _FS_DEVICE) for path in _FREE_DEVICES])
     return _Rules(
         fs=_bits("fs", None, abi), net=_bits("net", net, abi), scoped=_bits("scoped", None, abi),
         paths=tuple((path, _bits("fs", rights, abi)) for path, rights in paths),
-        ports=tuple((_port_range("net_allow_bind", port), _bits("net", "BIND_TCP", abi))
-                    for port in bind) if abi >= 4 and "BIND_TCP" in net else ())
+        ports=(tuple((_port_range("net_allow_bind", port), _bits("net", "BIND_TCP"))
+                     for port in bind if "BIND_TCP" in net)
+               + tuple((ports, _bits("net", "CONNECT_TCP")) for ports in connect or ()))
+        if abi >= 4 else ())
+
+
+def _connect_ports(policy):
+    """Port ranges for Landlock's CONNECT_TCP: what any TCP endpoint of the policy allows, whatever
+    the host, which the supervisor judges. None: every port, or too many for a rule each."""
+    if policy.net_deny:
+        return None
+    tcp = [e for e in (_endpoint("net_allow", t) for t in policy.net_allow) if "tcp" in e.schemes]
+    if any(endpoint.ports is None for endpoint in tcp):
+        return None
+    ranges = tuple(dict.fromkeys(r for endpoint in tcp for r in endpoint.ports))
+    return ranges if sum(last - first + 1 for first, last in ranges) <= 1024 else None
 
 
 def _create_ruleset(fs, net, scoped):
@@ -1024,8 +1078,7 @@ def _allow_path(ruleset, path, rights):
 
 
 _LATER = {  # fields whose enforcement is not there yet: never a silent no-op
-    "fs_denied": "part 3", "net_allow": "part 2", "net_deny": "part 2", "max_memory": "part 2",
-    "policy_fn": "part 2",
+    "fs_denied": "part 3", "max_memory": "part 2",
 }
 
 
@@ -1072,6 +1125,11 @@ def _require_enforceable(policy, abi):
     for field, part in _LATER.items():
         if getattr(policy, field) != Policy._fields[field]:
             raise UnsupportedError(field, "a later version of sandlock (%s)" % part, __version__)
+    if policy.policy_fn is not None:
+        for name in policy.policy_events:
+            if name in _EVENTS["file"] and name != "openat":
+                raise UnsupportedError("policy_events: " + name, "a later version of sandlock (part 3)",
+                                       __version__)
     if _ARCH is None:
         raise UnsupportedError("architecture", " or ".join(_ARCHITECTURES), os.uname().machine)
     if not _kernel_flags().listener:
@@ -1182,8 +1240,9 @@ _NEVER_ALLOWED = frozenset(
 class _FilterPlan(_Record):
     """All that a filter depends on. `actions`: sorted (syscall name, label) pairs. `supervised`:
     False under confine(), which has nobody to notify. `udp`, `unix_datagrams`: which datagram
-    sockets exist."""
-    _fields = dict(arch=None, actions=(), supervised=True, udp=False, unix_datagrams=False)
+    sockets exist. `growth`: large mmap and mremap are trapped."""
+    _fields = dict(arch=None, actions=(), supervised=True, udp=False, unix_datagrams=False,
+                   growth=False)
 
 
 # Argument blocks: what a syscall's registers must be. Each ends in a jump. "notify" and "fork" are
@@ -1291,6 +1350,57 @@ def _block_sigaction(asm, plan):
     asm.goto("fork")
 
 
+def _block_send(flags, address=None):
+    """No MSG_FASTOPEN, which would connect. Without datagram sockets all else is connected; with
+    them what may carry an address is judged."""
+    def block(asm, plan):
+        asm.ld(_arg(flags))
+        asm.jset(MSG_FASTOPEN, "eperm")
+        if not (plan.udp or plan.unix_datagrams):
+            asm.goto("allow")
+        elif address is None:
+            asm.goto("notify")
+        else:
+            for half in (0, 4):
+                asm.ld(_arg(address) + half)
+                asm.jeq(0, "send-%d-%d" % (address, half))
+                asm.goto("notify")
+                asm.label("send-%d-%d" % (address, half))
+            asm.goto("allow")
+    return block
+
+
+def _block_setsockopt(asm, plan):
+    """IP options and routing headers send packets by way of another host than the judged one."""
+    asm.ld(_arg(1))
+    for level in _ROUTING_OPTIONS:
+        asm.jeq(level, "setsockopt-%d" % level)
+    asm.goto("allow")
+    for level, options in _ROUTING_OPTIONS.items():
+        asm.label("setsockopt-%d" % level)
+        asm.ld(_arg(2))
+        for option in options:
+            asm.jeq(option, "eperm")
+        asm.goto("allow")
+
+
+_ROUTING_OPTIONS = {0: (4,), 41: (5, 6, 57)}
+# IPPROTO_IP: IP_OPTIONS; IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_RTHDR
+
+
+def _block_growth(size):
+    """More than 1 MiB, in a register of 64 bits; only where it is trapped at all."""
+    def block(asm, plan):
+        asm.ld(_arg(size) + 4)
+        asm.jeq(0, "growth-%d" % size)
+        asm.goto("notify")
+        asm.label("growth-%d" % size)
+        asm.ld(_arg(size))
+        asm.jge((1 << 20) + 1, "notify")
+        asm.goto("allow")
+    return block
+
+
 _own_pid_or_notify = _block_values(0, [0], otherwise="notify")
 _BLOCKS = {
     "clone": _block_clone,
@@ -1299,9 +1409,12 @@ _BLOCKS = {
     "ioctl": _block_values(1, [TIOCSTI, TIOCLINUX], then="eperm", otherwise="allow"),
     "personality": _block_values(0, _HARMLESS_PERSONALITIES),
     "seccomp": _block_bits(1, SECCOMP_FILTER_FLAG_NEW_LISTENER),
-    "sendto": _block_bits(3, MSG_FASTOPEN),
-    "sendmsg": _block_bits(2, MSG_FASTOPEN),
-    "sendmmsg": _block_bits(3, MSG_FASTOPEN),
+    "sendto": _block_send(3, 4),
+    "sendmsg": _block_send(2),
+    "sendmmsg": _block_send(3),
+    "setsockopt": _block_setsockopt,
+    "mmap": _block_growth(1),
+    "mremap": _block_growth(2),
     "rt_sigaction": _block_sigaction,
     "setpgid": _block_setpgid,
     "prlimit64": _own_pid_or_notify,
@@ -1314,18 +1427,20 @@ _BLOCKS = {
 }
 
 
-def _filter_plan(deny, allow, arch, trapped=(), refused=()):
+def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, False)):
     """What the filter of a policy does: a pure function. `deny`, `allow`: the policy's extra_*
     names; `trapped`: names that the supervisor handles, none under confine(); `refused`: names
-    that get EACCES."""
-    actions = {name: "block:" + name for name in _BLOCKS}
+    that get EACCES; `datagrams`: whether UDP and Unix datagram sockets exist."""
+    growth = "mmap" in trapped
+    actions = {name: "block:" + name for name in _BLOCKS if growth or name not in ("mmap", "mremap")}
     actions.update((name, "notify") for name in trapped if name not in _BLOCKS)
     actions.update((name, "errno:%d" % errno.EACCES) for name in refused)
     for error, _, names in _BLOCKED:
         actions.update((name, "errno:%d" % error) for name in names.split()
                        if name not in allow)
     actions.update((name, "eperm") for name in deny)
-    return _FilterPlan(arch=arch, actions=tuple(sorted(actions.items())), supervised=bool(trapped))
+    return _FilterPlan(arch=arch, actions=tuple(sorted(actions.items())), supervised=bool(trapped),
+                       udp=datagrams[0], unix_datagrams=datagrams[1], growth=growth)
 
 
 @functools.lru_cache(maxsize=64)
@@ -1383,6 +1498,8 @@ def _assemble_tree(asm, rows, name):
 
 # A reply is (val, error, flags) of seccomp_notif_resp. It starts as a refusal.
 _CONTINUE = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+_ANSWERED = (None, None, None)  # no reply: it has been given
+ERESTARTSYS = 512  # linux/errno.h: never seen by the program, which has a signal to handle first
 
 
 def _refuse(error):
@@ -1393,16 +1510,33 @@ def _return(value):
     return value, 0, 0
 
 
-class _Listener:
-    """The descriptor of seccomp_unotify(2): one request at a time, any number of repliers.
+class _Request:
+    """A trapped syscall: `args` as they were in the registers, `tid` the thread that waits, `task`
+    whose it is where a handler needs that. Several threads may come to answer it (a verdict, a
+    timeout): the one that gets True from claim() does."""
+    __slots__ = ("id", "tid", "nr", "args", "task", "_unclaimed")
 
-    The descriptor is closed by the supervisor thread alone, once the broker has ended.
+    def __init__(self, id, tid, nr, args):
+        self.id, self.tid, self.nr, self.args, self.task = id, tid, nr, args, None
+        self._unclaimed = _thread.allocate_lock()
+
+    def claim(self):
+        return self._unclaimed.acquire(False)
+
+
+class _Listener:
+    """The descriptor of seccomp_unotify(2): one thread receives, any number reply.
+
+    The descriptor is closed by the supervisor alone, once the broker has ended.
     """
+    _FORMAT = struct.Struct("=QIIiIQ6Q")  # seccomp_notif
 
     def __init__(self, fd):
         self.fd = fd
-        self._blank = bytes(ctypes.sizeof(seccomp_notif))
-        self._buffer = bytearray(self._blank)
+        self._notif = bytearray(self._FORMAT.size)
+        self._keep = (ctypes.c_char * len(self._notif)).from_buffer(self._notif)
+        self._at = _address(self._keep)
+        self._blank = bytes(len(self._notif))
         try:  # 6.6: the answer wakes the task on the core of whoever answers
             fcntl.ioctl(fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
         except OSError as e:
@@ -1410,66 +1544,255 @@ class _Listener:
                 raise
 
     def receive(self):
-        """The next seccomp_notif, or None if its task died in the meantime."""
-        self._buffer[:] = self._blank  # the kernel insists on zeros
-        try:
-            fcntl.ioctl(self.fd, SECCOMP_IOCTL_NOTIF_RECV, self._buffer)
-        except OSError as e:
-            if e.errno in (errno.ENOENT, errno.EINTR):
+        """The next request, or None if its task died in the meantime. Only once poll(2) has said
+        that there is one: then it does not block."""
+        self._notif[:] = self._blank  # the kernel insists on zeros
+        result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_RECV, self._at)
+        if result < 0:
+            if -result in (errno.ENOENT, errno.EINTR):
                 return None
-            raise
-        return seccomp_notif.from_buffer_copy(self._buffer)
+            raise OSError(-result, os.strerror(-result))
+        id, tid, _, nr, _, _, *args = self._FORMAT.unpack(self._notif)
+        return _Request(id, tid, nr, args)
 
     def reply(self, request, reply):
-        """Answers; False if the task is not waiting any more (it died)."""
+        """Answers; False if the task is not waiting any more: it died, or has its answer."""
         answer = seccomp_notif_resp(request.id, *reply)
-        try:
-            fcntl.ioctl(self.fd, SECCOMP_IOCTL_NOTIF_SEND, bytes(answer))
-        except InterruptedError:
-            return self.reply(request, reply)
-        except OSError as e:
-            if e.errno != errno.ENOENT:
-                raise
-            return False
-        return True
+        while True:
+            result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_SEND, _address(answer))
+            if result in (-errno.ENOENT, -errno.EINPROGRESS):
+                return False
+            if result >= 0:
+                return True
+            if result != -errno.EINTR:
+                raise OSError(-result, os.strerror(-result))
+
+    def install(self, request, fd, cloexec):
+        """A copy of `fd` in the task; its number there. The reply has still to be sent."""
+        more = seccomp_notif_addfd(request.id, 0, fd, 0, os.O_CLOEXEC if cloexec else 0)
+        result = _raw(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ADDFD, _address(more))
+        if result < 0:
+            raise OSError(-result, "ADDFD: " + os.strerror(-result))
+        return result
 
     def check(self, request):
         """OSError unless the task still waits: then all that was read by its number was its own."""
-        fcntl.ioctl(self.fd, SECCOMP_IOCTL_NOTIF_ID_VALID, bytes(_u64(request.id)))
+        number = _u64(request.id)
+        result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ID_VALID, _address(number))
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
 
+
+class _Mailbox:
+    """Functions that one thread runs, when `fd` says so in its poll(2). Any thread posts them."""
+
+    def __init__(self):
+        self.fd = _high_fd(_call("eventfd2", 0, os.O_CLOEXEC | os.O_NONBLOCK))
+        self._jobs = queue.SimpleQueue()
+        self._lock = _thread.allocate_lock()  # guards fd: closed, its number is somebody else's
+
+    def post(self, job):
+        """False: too late, nobody will run it."""
+        with self._lock:
+            if self.fd < 0:
+                return False
+            self._jobs.put(job)
+            os.write(self.fd, b"\1\0\0\0\0\0\0\0")
+            return True
+
+    def run(self):
+        try:
+            os.read(self.fd, 8)
+        except BlockingIOError:
+            return
+        try:
+            while not self._jobs.empty():  # the reader is alone
+                self._jobs.get()()
+        except BaseException:
+            os.write(self.fd, b"\1\0\0\0\0\0\0\0")  # for the jobs behind the one that failed
+            raise
+
+    def close(self):
+        with self._lock:
+            fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def forget(self):
+        """In a forked child, where another thread may have held the lock at the fork."""
+        self._lock = _thread.allocate_lock()
+        self.close()
+
+
+class _Task:
+    """Whose thread a request is. `process`: the thread group; `parent`: its parent's."""
+    __slots__ = ("tid", "process", "parent")
+
+    def __init__(self, tid, process, parent):
+        self.tid, self.process, self.parent = tid, process, parent
+
+
+class _Tasks:
+    """The broker's knowledge of tasks, without /proc (which the policy may not grant): a pidfd of
+    the very thread (6.9) and what the kernel says of it now (6.13). On older kernels find() gives
+    None, and the supervisor looks into /proc."""
+    LIMIT = 64
+
+    def __init__(self):
+        self._pidfds = {}  # tid -> pidfd
+        self._info = bytearray(ctypes.sizeof(pidfd_info))
+        self._keep = (ctypes.c_char * len(self._info)).from_buffer(self._info)
+        self._ids = struct.Struct("=16x3I")  # behind mask and cgroupid: pid, tgid, ppid
+
+    def find(self, tid):
+        """A pidfd stands for one task for ever: when the kernel still knows it by that number, the
+        number has not been given to another."""
+        pidfd = self._pidfds.get(tid)
+        if pidfd is not None:
+            task = self._ask(pidfd, tid)
+            if task is not None:
+                return task
+            os.close(self._pidfds.pop(tid))
+        pidfd = _quick(_NR["pidfd_open"], tid, PIDFD_THREAD)
+        if pidfd < 0:
+            return None
+        if len(self._pidfds) >= self.LIMIT:
+            os.close(self._pidfds.pop(next(iter(self._pidfds))))
+        self._pidfds[tid] = pidfd
+        return self._ask(pidfd, tid)
+
+    def _ask(self, pidfd, tid):
+        at = _address(self._keep)
+        self._info[:8] = b"\1\0\0\0\0\0\0\0"  # PIDFD_INFO_PID
+        if _quick(_NR["ioctl"], pidfd, PIDFD_GET_INFO, at) < 0:
+            return None
+        found, process, parent = self._ids.unpack_from(self._info)
+        return _Task(tid, process, parent) if found == tid else None
+
+    def descriptor(self, task, fd):
+        """A copy of a task's descriptor; pidfd_getfd(2), 5.6. Before 6.9 from the table of the
+        process's first thread."""
+        pidfd, fd = self._pidfds.get(task.tid), fd & 0xffffffff
+        if pidfd is not None:
+            copy = _quick(_NR["pidfd_getfd"], pidfd, fd, 0)
+        else:
+            pidfd = _pidfd_open(task.process)
+            try:
+                copy = _quick(_NR["pidfd_getfd"], pidfd, fd, 0)
+            finally:
+                os.close(pidfd)
+        if copy < 0:
+            raise OSError(-copy, "pidfd_getfd: " + os.strerror(-copy))
+        return copy
+
+    def close(self):
+        while self._pidfds:
+            os.close(self._pidfds.popitem()[1])
+
+
+def _task_status(tid):
+    """/proc/TID/status of proc_pid_status(5): name -> text; {} where it cannot be read."""
+    try:
+        with open("/proc/%d/status" % tid, "rb", 0) as file:
+            rows = (line.partition(b":") for line in file.read().splitlines())
+            return {name.decode(): value.strip().decode("ascii", "replace") for name, _, value in rows}
+    except OSError:
+        return {}
 
 # ------------------------------------------------------------------------------------------------
 # 10  Handlers by family, and their table
 # ------------------------------------------------------------------------------------------------
-# A handler takes (supervisor, request) and returns a reply, or None: ask again later. Those of
-# the broker run on threads of its own, inside the sandbox's Landlock domain, and get the number of
-# the task's process (thread group) too, which only an unconfined thread can look up.
+# A handler takes (supervisor, request) and returns a reply, or None: whoever it handed the request
+# to replies. All run on the broker's thread, inside the sandbox's Landlock domain.
+
+_ANYWHERE, _BROKER, _WORKER = range(3)  # where a call acts
+
+
+class _Call:
+    """A syscall that has been read and resolved: what it would do, and what the rules say.
+
+    `event`: fields of the SyscallEvent. `refusal`: (errno, reason, policy field) of a static rule,
+    or None. `act`: does it and returns the reply, _ANSWERED, or None: on a worker to be asked
+    again, else when somebody goes on with it. `where`: anywhere, on the broker's thread, or, if it
+    may block, on a worker; both are confined. `free`: ends what blocks there. `fds`: closed when the call is over. `address`:
+    (version, number) of a network peer, and `identities`: (device, inode) of existing files, for
+    the live rules. `failed`: the kernel has refused it. `umasks`: the task's and the host's, read
+    before acting where it `wants_umask`.
+    """
+
+    def __init__(self, request, family, act, refusal=None, where=_BROKER, fds=(), **event):
+        self.request, self.family, self.act, self.refusal = request, family, act, refusal
+        self.where, self.fds, self.event = where, list(fds), event
+        self.address, self.identities, self.failed = None, (), False
+        self.wants_umask, self.umasks = False, None
+        self.sock, self.domain, self.free = None, None, None
+        self.interrupted = self.datagram = self.goes_on = False
+        self.seen_pending = 0
+
+    def close(self):
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+# -- processes -----------------------------------------------------------------------------------
 
 def _on_fork(sup, request):
     """A new process (the filter lets threads pass). Flags are in a register: cannot be raced."""
     if sup.ending:
         return _refuse(errno.EPERM)
-    if sup.population >= sup.policy.max_processes:
-        sup.population = _census(sup)
-    if sup.population >= sup.policy.max_processes:
-        sup.deny(_thread_group(request.pid), "clone", "process",
-                 "the sandbox has %d processes" % sup.population, "max_processes")
-        return _refuse(errno.EAGAIN)
-    sup.population += 1
-    sup.forked = True
-    sup.in_flight.add(request.pid)
-    return _CONTINUE
+    if sup.census.population >= sup.context.max_processes():
+        sup.census.take(lambda: sup.answer(request, _fork_or_refuse))
+        return None
+    return _fork_or_refuse(sup, request)
 
 
-def _census(sup):
-    """How many processes there are, or may be about to be.
+def _fork_or_refuse(sup, request):
+    census, limit = sup.census, sup.context.max_processes()
+    refusal = None
+    if census.population >= limit:
+        refusal = (errno.EAGAIN, "the sandbox has %d processes" % census.population, "max_processes")
+    elif sup.memory and not sup.memory.fork(request):
+        refusal = (errno.ENOMEM, "a copy of the process would not fit", "max_memory")
+    else:
+        census.admit(request.tid)
+    return sup.judge(_Call(request, "clone", lambda: _CONTINUE, refusal, where=_ANYWHERE))
 
-    A fork that was let through is not visible at once. It counts until its caller has made another
-    request, has ended, or is seen in another syscall; never by time, since a fork can take long.
+
+class _Census:
+    """How many processes there are, or may be about to be. On the broker's thread only.
+
+    Forks raise the count and exits do not lower it: at the limit it is taken anew. A fork that was
+    let through is not visible at once. It counts until its caller has made another request, has
+    ended, or is seen in another syscall; never by time, since a fork can take long.
     """
-    forks = {_NR.get(name) for name in ("clone", "fork", "vfork")}
-    sup.in_flight = {tid for tid in sup.in_flight if _syscall_of(tid) in forks | {None}}
-    return len(sup.in_flight) + len(sup.members())  # in this order: what is over is visible
+
+    def __init__(self, supervisor):
+        self._sup = supervisor
+        self.population, self.admitted = 1, 0
+        self.in_flight = set()
+
+    def admit(self, tid):
+        self.population += 1
+        self.admitted += 1
+        self.in_flight.add(tid)
+        self._sup.forked = True
+
+    def take(self, then):
+        """Counts with the supervisor's help, which alone may look into /proc; then calls `then`
+        here. What was admitted in the meantime is added."""
+        sup, asked, in_flight = self._sup, self.admitted, set(self.in_flight)
+        forks = {_NR.get(name) for name in ("clone", "fork", "vfork")}
+
+        def count():
+            pending = {tid for tid in in_flight if _syscall_of(tid) in forks | {None}}
+            counted = len(pending) + len(sup.members())  # in this order: what is over is visible
+
+            def correct():
+                self.in_flight -= in_flight - pending
+                self.population = counted + self.admitted - asked
+                then()
+            sup.broker.mailbox.post(correct)
+        sup.mailbox.post(count)
 
 
 def _syscall_of(tid):
@@ -1485,11 +1808,6 @@ def _syscall_of(tid):
         return None
 
 
-def _on_exec(sup, request):
-    """Nothing is judged (Landlock decides what may be executed): only a run that ends refuses."""
-    return _refuse(errno.EPERM) if sup.ending else _CONTINUE
-
-
 def _on_other_process(argument):
     """Limits, priority, affinity, scheduling of another process: members of the sandbox only.
 
@@ -1498,23 +1816,32 @@ def _on_other_process(argument):
     checks are what is left.
     """
     def handler(sup, request):
-        pid = request.data.args[argument] & 0xffffffff
-        return _CONTINUE if sup.is_member(pid) else _refuse(errno.EPERM)
+        pid = request.args[argument] & 0xffffffff
+        if not sup.scoped:
+            return sup.on_supervisor(request, lambda: _allow_if(sup.is_member(pid)))
+        return _allow_if(sup.is_member(pid))
     return handler
+
+
+def _allow_if(condition):
+    return _CONTINUE if condition else _refuse(errno.EPERM)
 
 
 def _on_setpgid(sup, request):
     """Joining a process group in which nobody outside the sandbox is. Numbers are in registers; a
     group gets outside members only by what the host itself does."""
-    pid, group = (value & 0xffffffff for value in request.data.args[:2])
-    if group == (pid or _thread_group(request.pid)):
+    pid, group = (value & 0xffffffff for value in request.args[:2])
+    if group == (pid or request.task.process):
         return _CONTINUE
-    members = set(sup.members())
-    for other in _listed_processes():
-        fields = _proc_stat(other)
-        if fields and int(fields[2]) == group and other not in members:
-            return _refuse(errno.EPERM)
-    return _CONTINUE
+
+    def look():
+        members = set(sup.members())
+        for other in _listed_processes():
+            fields = _proc_stat(other)
+            if fields and int(fields[2]) == group and other not in members:
+                return _refuse(errno.EPERM)
+        return _CONTINUE
+    return sup.on_supervisor(request, look)
 
 
 SA_RESTART = 0x10000000
@@ -1525,139 +1852,216 @@ def _on_sigaction(sup, request):
     it with EINTR unless all pending handlers restart; fork(2) knows no EINTR, and SIGCHLD is the
     signal that comes while one forks (dash, Python). Nothing is judged here, so that it continues
     whatever becomes of the flags: they only spare the program that EINTR."""
-    flags_at = request.data.args[1] + 8  # struct kernel_sigaction: the handler comes first
+    flags_at = request.args[1] + 8  # struct kernel_sigaction: the handler comes first
     try:
-        flags, = struct.unpack("=Q", _read_memory(request.pid, flags_at, 8))
+        flags, = struct.unpack("=Q", _read_memory(request.tid, flags_at, 8))
         sup.listener.check(request)
-        _write_memory(request.pid, flags_at, struct.pack("=Q", flags | SA_RESTART))
+        _write_memory(request.tid, flags_at, struct.pack("=Q", flags | SA_RESTART))
     except (OSError, struct.error):
         return _CONTINUE  # memory that is read-only or bad, or a task that may not be looked into
     return _CONTINUE
 
 
-def _task_descriptor(process, fd):
-    """A copy of a task's descriptor; pidfd_getfd(2), 5.6."""
-    pidfd = _pidfd_open(process)
-    try:
-        return _call("pidfd_getfd", pidfd, fd & 0xffffffff, 0)
-    finally:
-        os.close(pidfd)
+# -- sockets -------------------------------------------------------------------------------------
+
+def _socket_option(fd, option, level=SOL_SOCKET, size=4):
+    value, length = ctypes.create_string_buffer(size), _u32(size)
+    if _libc.getsockopt(fd, level, option, value, ctypes.byref(length)):
+        raise OSError(ctypes.get_errno(), "getsockopt")
+    return value.raw
 
 
-def _socket_domain(fd):
-    value, size = ctypes.c_int(), _u32(4)
-    if _libc.getsockopt(fd, SOL_SOCKET, SO_DOMAIN, ctypes.byref(value), ctypes.byref(size)):
-        raise OSError(ctypes.get_errno(), "getsockopt(SO_DOMAIN)")
-    return value.value
+def _socket_kind(fd):
+    """-> (domain, type). The socket itself tells, whatever an address claims."""
+    return tuple(int.from_bytes(_socket_option(fd, o), sys.byteorder) for o in (SO_DOMAIN, SO_TYPE))
 
 
-def _on_connect(sup, request, process):
-    """connect(2), done on behalf on a copy of the socket with a copy of the address.
-
-    What the kernel gets is what was judged: later changes of the task's memory or descriptors
-    change nothing. The server sees the host's pid in SO_PEERCRED, with the task's uid and gid.
-    """
-    fd, address, size = request.data.args[:3]
-    if not 2 <= size <= 128:  # sizeof(struct sockaddr_storage)
-        return _refuse(errno.EINVAL)
-    sockaddr = _read_memory(request.pid, address, size)
-    if len(sockaddr) < size:
-        return _refuse(errno.EFAULT)
-    sock = _task_descriptor(process, fd)
-    try:
-        sup.listener.check(request)
-        domain = _socket_domain(sock)
-        if domain == AF_UNIX:
-            return _connect_unix(sup, request, process, sock, sockaddr)
-        if domain == AF_NETLINK:
-            return _connect_now(sock, sockaddr)
-        sup.deny(process, "connect", "network", "no endpoint is allowed", "net_allow",
-                 **_inet_address(sockaddr))
-        return _refuse(errno.ECONNREFUSED)
-    finally:
-        os.close(sock)
+def _ntop(version, number):
+    text = ctypes.create_string_buffer(64)
+    packed = number.to_bytes(4 if version == 4 else 16, "big")
+    _libc.inet_ntop(AF_INET if version == 4 else AF_INET6, packed, text, 64)
+    return text.value.decode()
 
 
-def _inet_address(sockaddr):
-    """host and port of a sockaddr_in or sockaddr_in6, as far as it is one; ip(7), ipv6(7)."""
-    import ipaddress
-    family, = struct.unpack_from("=H", sockaddr)
+def _inet_peer(sockaddr, family=None):
+    """(version, number, port) of a sockaddr_in or sockaddr_in6, or None; ip(7), ipv6(7). As the
+    kernel takes them: an IPv4-mapped address is its IPv4 address, the unspecified one loopback."""
+    if family is None:
+        family, = struct.unpack_from("=H", sockaddr)
     first, size = {AF_INET: (4, 4), AF_INET6: (8, 16)}.get(family, (0, 0))
     packed = sockaddr[first:first + size]
     if not size or len(packed) < size:
-        return {}
+        return None
+    version, number = 4 if size == 4 else 6, int.from_bytes(packed, "big")
+    if version == 6 and number >> 32 == 0xffff:
+        version, number = 4, number & 0xffffffff
+    if not number:
+        number = 0x7f000001 if version == 4 else 1
     port, = struct.unpack_from(">H", sockaddr, 2)
-    return {"host": str(ipaddress.ip_address(packed)), "port": port}
+    return version, number, port
 
 
-def _connect_unix(sup, request, process, sock, sockaddr):
+def _read_sockaddr(request, address, size):
+    if not 2 <= size <= 128:  # sizeof(struct sockaddr_storage)
+        raise OSError(errno.EINVAL, "length of an address")
+    sockaddr = _read_memory(request.tid, address, size)
+    if len(sockaddr) < size:
+        raise OSError(errno.EFAULT, "address")
+    return sockaddr
+
+
+def _socket_call(sup, request, family, fd, sockaddr, act):
+    """The _Call that does `act(socket, sockaddr)` on a copy of the task's socket with a copy of
+    its address: later changes of its memory or descriptors change nothing."""
+    sock = sup.broker.tasks.descriptor(request.task, fd)
+    call = _Call(request, family, None, fds=[sock])
+    try:
+        sup.listener.check(request)
+        domain, kind = _socket_kind(sock)
+        call.sock, call.domain, call.datagram = sock, domain, kind == SOCK_DGRAM
+        call.act = lambda: act(call, sock, sockaddr)
+        if domain == AF_UNIX:
+            call.act = _resolve_unix(call, sockaddr, act, sock)
+        elif domain in (AF_INET, AF_INET6):
+            _judge_inet(sup, call, domain, kind, sockaddr)
+        return call
+    except BaseException:
+        call.close()
+        raise
+
+
+def _judge_inet(sup, call, domain, kind, sockaddr):
+    """AF_UNSPEC dissolves an association with connect(2), and stands for AF_INET elsewhere."""
+    family, = struct.unpack_from("=H", sockaddr)
+    if family == AF_UNSPEC:
+        if call.family == "connect":
+            return
+        family = domain
+    peer = _inet_peer(sockaddr, family)
+    if peer is None:
+        raise OSError(errno.EINVAL, "address")
+    version, number, port = peer
+    call.event.update(host=_ntop(version, number), port=port)
+    call.address = (version, number)
+    if not sup.network.permits(kind == SOCK_DGRAM, version, number, port):
+        call.refusal = (errno.ECONNREFUSED, "the endpoint is not allowed", sup.network.field)
+
+
+def _resolve_unix(call, sockaddr, act, sock):
     """Abstract addresses are the kernel's to judge (the broker is in the sandbox's scope). A path
     is resolved inside the domain, once; Landlock itself says whether it may be written: opening a
     socket file for writing asks that before it fails with ENXIO, as it always does."""
     name = sockaddr[2:110].split(b"\0")[0]
     if struct.unpack_from("=H", sockaddr)[0] != AF_UNIX or not name:
-        return _connect_now(sock, sockaddr)
-    target = _open_beneath_task(request.pid, name)
+        return lambda: act(call, sock, sockaddr)
+    target = _open_beneath_task(call.request.tid, name)
+    call.fds.append(target)
+    link = b"/proc/self/fd/%d" % target
+    call.event["path"] = os.fsdecode(os.readlink(link))
+    if not stat.S_ISSOCK(os.fstat(target).st_mode):
+        call.refusal = (errno.ECONNREFUSED, "not a socket", "fs_writable")
+        return None
     try:
-        if not stat.S_ISSOCK(os.fstat(target).st_mode):
-            return _refuse(errno.ECONNREFUSED)
-        link = b"/proc/self/fd/%d" % target
-        try:
-            os.close(os.open(link, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            return _refuse(errno.EACCES)  # not a socket after all: cannot happen
-        except OSError as e:
-            if e.errno != errno.ENXIO:
-                sup.deny(process, "connect", "network", "the socket is not beneath a writable path",
-                         "fs_writable", path=os.readlink(os.fsdecode(link)))
-                return _refuse(e.errno)
-        sup.listener.check(request)
-        return _connect_now(sock, struct.pack("=H", AF_UNIX) + link + b"\0")
-    finally:
-        os.close(target)
+        os.close(os.open(link, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        error = errno.EACCES  # not a socket after all: cannot happen
+    except OSError as e:
+        error = e.errno
+    if error != errno.ENXIO:
+        call.refusal = (error, "the socket is not beneath a writable path", "fs_writable")
+    return lambda: act(call, sock, struct.pack("=H", AF_UNIX) + link + b"\0")
 
 
-def _open_beneath_task(tid, name):
-    """O_PATH descriptor of what `name` means to a task, through no magic link: /proc/self would be
-    the host's. The root directory is the host's own, since chroot(2) is refused."""
-    how = open_how(O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_MAGICLINKS)
-    start = os.open("/" if name.startswith(b"/") else "/proc/%d/cwd" % tid,
-                    O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        text = ctypes.create_string_buffer(name)
-        return _call("openat2", start, _address(text), _address(how), ctypes.sizeof(how))
-    finally:
-        os.close(start)
+def _on_connect(sup, request):
+    """connect(2). The server sees the host's pid in SO_PEERCRED, with the task's uid and gid."""
+    sockaddr = _read_sockaddr(request, request.args[1], request.args[2] & 0xffffffff)
+    call = _socket_call(sup, request, "connect", request.args[0], sockaddr, _try_connect)
+    if call.where == _BROKER and not call.datagram:
+        call.where = _WORKER
+    return sup.judge(call)
 
 
-def _connect_now(sock, sockaddr):
-    """A blocking socket whose peer's queue is full is asked again later. O_NONBLOCK is shared with
-    the task for a moment, on a socket that is not connected yet; a program that flips it back in
-    that moment makes one worker wait for its own listener."""
+def _try_connect(call, sock, sockaddr):
+    """On a worker, where it may block. A stream socket of the Internet family simply does, and is
+    freed by disconnecting it. One of AF_UNIX whose peer's queue is full could not be freed: it is
+    asked again. O_NONBLOCK is shared with the task for that moment; a program that flips it back
+    makes one worker wait for its own peer."""
+    waits = not fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK
+    if call.domain != AF_UNIX or not waits:
+        call.free = lambda: _libc.shutdown(sock, SHUT_RDWR)
+        return _result_of(_libc.connect(sock, sockaddr, len(sockaddr)))
     flags = fcntl.fcntl(sock, fcntl.F_GETFL)
     fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_NONBLOCK)
     try:
-        failed = _libc.connect(sock, sockaddr, len(sockaddr))
-        error = ctypes.get_errno() if failed else 0
+        reply = _result_of(_libc.connect(sock, sockaddr, len(sockaddr)))
     finally:
         fcntl.fcntl(sock, fcntl.F_SETFL, flags)
-    if error == errno.EAGAIN and not flags & os.O_NONBLOCK:
-        return None
-    return _refuse(error) if error else _return(0)
+    return None if reply[1] == -errno.EAGAIN else reply
 
 
-def _on_listen(sup, request, process):
-    """listen(2) on a TCP socket that was never bound would bind it to a free port unasked, and
-    Landlock does not see that. Done on behalf: the socket judged is the socket that listens."""
-    fd, backlog = request.data.args[:2]
-    sock = _task_descriptor(process, fd)
+def _on_bind(sup, request):
+    """bind(2), trapped only for a callback; Landlock judges what may be bound."""
+    sockaddr = _read_sockaddr(request, request.args[1], request.args[2] & 0xffffffff)
+    sock = sup.broker.tasks.descriptor(request.task, request.args[0])
+    call = _Call(request, "bind", None, fds=[sock])
     try:
         sup.listener.check(request)
-        if _socket_domain(sock) in (AF_INET, AF_INET6) and not _local_port(sock):
-            sup.deny(process, "bind", "network", "listening without bind takes any free port",
+        family, name = struct.unpack_from("=H", sockaddr)[0], sockaddr[2:110].split(b"\0")[0]
+        if family == AF_UNIX and name and _socket_kind(sock)[0] == AF_UNIX:
+            return _bind_unix(sup, call, sock, name)
+        peer = _inet_peer(sockaddr)
+        if peer is not None:
+            version, number, port = peer
+            wildcard = not any(sockaddr[4:8] if version == 4 else sockaddr[8:24])
+            call.event.update(host=_ntop(version, 0 if wildcard else number), port=port)
+        call.act = lambda: _result_of(_libc.bind(sock, sockaddr, len(sockaddr)))
+        return sup.judge(call)
+    except BaseException:
+        call.close()
+        raise
+
+
+def _bind_unix(sup, call, sock, name):
+    """The parent directory is resolved, the name is made in it with the task's umask."""
+    request = call.request
+    directory, _, last = name.rpartition(b"/")
+    parent = _open_beneath_task(request.tid, directory or (b"/" if name[:1] == b"/" else b"."),
+                                os.O_DIRECTORY)
+    call.fds.append(parent)
+    link = b"/proc/self/fd/%d" % parent
+    call.event["path"] = os.fsdecode(os.path.join(os.readlink(link), last))
+    address = struct.pack("=H", AF_UNIX) + link + b"/" + last + b"\0"
+    if last in (b"", b".", b".."):
+        return _refuse(errno.EADDRINUSE)
+    if len(address) > 110:
+        raise OSError(errno.ENAMETOOLONG, "name of a socket")
+
+    def act():
+        if _libc.bind(sock, address, len(address)):
+            return _refuse(ctypes.get_errno())
+        made = sup.walker.open(parent, last, O_PATH | os.O_NOFOLLOW)
+        if made >= 0:
+            call.fds.append(made)
+            _mend_mode(made, 0o777, call.umasks)
+        return _return(0)
+    call.act, call.wants_umask = act, True
+    return sup.judge(call)
+
+
+def _result_of(result):
+    return _refuse(ctypes.get_errno()) if result < 0 else _return(result)
+
+
+def _on_listen(sup, request):
+    """listen(2) on a TCP socket that was never bound would bind it to a free port unasked, and
+    Landlock does not see that. Done on behalf: the socket judged is the socket that listens."""
+    sock = sup.broker.tasks.descriptor(request.task, request.args[0])
+    try:
+        sup.listener.check(request)
+        if _socket_kind(sock)[0] in (AF_INET, AF_INET6) and not _local_port(sock):
+            sup.deny(_Call(request, "bind", None), "listening without bind takes any free port",
                      "net_allow_bind")
             return _refuse(errno.EACCES)
-        failed = _libc.listen(sock, ctypes.c_int(backlog & 0xffffffff))
-        return _refuse(ctypes.get_errno()) if failed else _return(0)
+        return _result_of(_libc.listen(sock, ctypes.c_int(request.args[1] & 0xffffffff)))
     finally:
         os.close(sock)
 
@@ -1669,32 +2073,883 @@ def _local_port(sock):
     return struct.unpack_from(">H", name.raw, 2)[0]
 
 
+# -- datagrams, and what else sendmsg(2) sends ------------------------------------------------------
+# Trapped only where a rule lets datagram sockets exist.
+
+_PAYLOAD_LIMIT = 1 << 20  # of a copied message; a stream takes the rest with the next call
+_CONTROL_LIMIT = 1 << 14
+_IOV_LIMIT = 1024         # UIO_MAXIOV
+# Ancillary data that changes neither the way nor the origin of a packet: (level, type); ip(7),
+# ipv6(7), udp(7). IP_RETOPTS and IPV6_RTHDR would route it by way of another host.
+_HARMLESS_CONTROL = {(0, 1), (0, 2), (0, 8), (41, 50), (41, 52), (41, 67), (17, 103)}
+_MSGHDR = struct.Struct("=QIxxxxQQQQIxxxx")  # struct msghdr of a 64-bit kernel
+_CMSGHDR = struct.Struct("=Qii")
+
+
+def _on_sendto(sup, request):
+    fd, buffer, size, flags, address, length = request.args
+    sockaddr = _read_sockaddr(request, address, length & 0xffffffff)
+    payload = _read_payload(request, [(buffer, size)])
+    return _send(sup, request, fd, flags, sockaddr, payload, b"", ())
+
+
+def _on_sendmsg(sup, request):
+    fd, header, flags = request.args[:3]
+    return _send(sup, request, fd, flags, *_read_message(sup, request, fd, header))
+
+
+def _on_sendmmsg(sup, request):
+    """As many messages as are given, or, with a callback, the first: the caller then sends the rest
+    with another call, as after any short count."""
+    fd, headers, count, flags = request.args[:4]
+    count = min(count & 0xffffffff, _IOV_LIMIT)
+    entry = _MSGHDR.size + 8  # struct mmsghdr
+    if sup.asks("sendto"):
+        count = min(count, 1)
+    sent = 0
+    while sent < count:
+        header = headers + sent * entry
+
+        def finish(reply, sent=sent, header=header):
+            if reply[1] and sent:
+                return _return(sent)
+            if not reply[1]:
+                _write_memory(request.tid, header + _MSGHDR.size, struct.pack("=I", reply[0]))
+                reply = _return(sent + 1)
+            return reply
+        last = sent + 1 == count
+        reply = _send(sup, request, fd, flags, *_read_message(sup, request, fd, header),
+                      finish=finish, patient=last or not sent)
+        if reply is None or reply[1] or reply[0] == sent:
+            return reply
+        sent += 1
+    return _return(sent)
+
+
+def _read_message(sup, request, fd, header):
+    """-> (address or b"", payload, control, descriptors in it) of a struct msghdr."""
+    raw = _read_memory(request.tid, header, _MSGHDR.size)
+    if len(raw) < _MSGHDR.size:
+        raise OSError(errno.EFAULT, "msghdr")
+    name, name_size, iov, iov_count, control, control_size, _ = _MSGHDR.unpack(raw)
+    sockaddr = _read_sockaddr(request, name, min(name_size, 128)) if name and name_size else b""
+    if iov_count > _IOV_LIMIT:
+        raise OSError(errno.EMSGSIZE, "iov")
+    vectors = _read_memory(request.tid, iov, 16 * iov_count) if iov_count else b""
+    if len(vectors) < 16 * iov_count:
+        raise OSError(errno.EFAULT, "iov")
+    payload = _read_payload(request, list(struct.iter_unpack("=QQ", vectors)))
+    if not control or not control_size:
+        return sockaddr, payload, b"", ()
+    if control_size > _CONTROL_LIMIT:
+        raise OSError(errno.ENOBUFS, "ancillary data")
+    return (sockaddr, payload) + _copy_control(
+        sup, request, _read_memory(request.tid, control, control_size))
+
+
+def _read_payload(request, vectors):
+    """The bytes of an iovec, up to the limit, beyond which a datagram is too long anyway."""
+    parts, left = [], _PAYLOAD_LIMIT
+    for base, size in vectors:
+        size = min(size, left)
+        part = _read_memory(request.tid, base, size) if size else b""
+        if len(part) < size:
+            raise OSError(errno.EFAULT, "payload")
+        parts.append(part)
+        left -= size
+    return b"".join(parts)
+
+
+def _copy_control(sup, request, raw):
+    """-> (ancillary data, copies of the descriptors in it). Anything not known harmless is EPERM."""
+    out, fds, at = [], [], 0
+    try:
+        while at + _CMSGHDR.size <= len(raw):
+            size, level, kind = _CMSGHDR.unpack_from(raw, at)
+            if size < _CMSGHDR.size or at + size > len(raw):
+                raise OSError(errno.EINVAL, "ancillary data")
+            body = raw[at + _CMSGHDR.size:at + size]
+            if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
+                numbers = struct.unpack("=%di" % (len(body) // 4), body[:len(body) // 4 * 4])
+                copies = []
+                for number in numbers:
+                    copies.append(sup.broker.tasks.descriptor(request.task, number))
+                    fds.append(copies[-1])
+                body = struct.pack("=%di" % len(copies), *copies)
+            elif (level, kind) not in _HARMLESS_CONTROL:
+                raise OSError(errno.EPERM, "ancillary data")
+            out.append(_CMSGHDR.pack(_CMSGHDR.size + len(body), level, kind)
+                       + body + bytes(-len(body) % 8))
+            at += (size + 7) & ~7
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return b"".join(out), fds
+
+
+def _send(sup, request, fd, flags, sockaddr, payload, control, fds, finish=None, patient=True):
+    """sendmsg(2) of a copy on a copy of the socket."""
+    finish = finish or (lambda reply: reply)
+    flags &= 0xffffffff
+
+    def act(call, sock, address):
+        reply = _try_send(sup, request, sock, flags, address, payload, control)
+        if reply is not None:
+            return finish(reply)
+        if not patient:
+            return finish(_refuse(errno.EAGAIN))
+        if call.where == _BROKER:
+            call.where, call.sock = _WORKER, sock
+            sup.broker.dispatch(sup, call)
+        return None
+    try:
+        if sockaddr:
+            call = _socket_call(sup, request, "sendto", fd, sockaddr, act)
+        else:
+            sock = sup.broker.tasks.descriptor(request.task, fd)
+            call = _Call(request, None, lambda: act(call, sock, b""), fds=[sock])
+            sup.listener.check(request)
+    except BaseException:
+        for copy in fds:
+            os.close(copy)
+        raise
+    call.fds.extend(fds)
+    return sup.judge(call)
+
+
+def _try_send(sup, request, sock, flags, sockaddr, payload, control):
+    """One attempt that does not wait; None where a blocking socket has to wait."""
+    data = ctypes.create_string_buffer(payload, len(payload) or 1)
+    vector = iovec(_address(data), len(payload))
+    name = ctypes.create_string_buffer(sockaddr, len(sockaddr) or 1)
+    more = ctypes.create_string_buffer(control, len(control) or 1)
+    header = ctypes.create_string_buffer(_MSGHDR.pack(
+        _address(name) if sockaddr else 0, len(sockaddr), _address(vector), 1,
+        _address(more) if control else 0, len(control), 0))
+    sent = _raw(_NR["sendmsg"], sock, _address(header), flags | MSG_DONTWAIT | MSG_NOSIGNAL)
+    if sent == -errno.EAGAIN and not flags & MSG_DONTWAIT:
+        if not fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK:
+            return None
+    if sent == -errno.EPIPE and not flags & MSG_NOSIGNAL and _socket_kind(sock)[1] == SOCK_STREAM:
+        _raw(_NR["tkill"], request.tid, signal.SIGPIPE)
+    return _refuse(-sent) if sent < 0 else _return(sent)
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+def _on_growth(sup, request):
+    """mmap and mremap of more than 1 MiB; all numbers are in registers."""
+    size = request.args[2 if request.nr == _NR["mremap"] else 1]
+    refusal = None
+    if sup.memory:
+        return sup.memory.judge_growth(request, size)
+    return sup.judge(_Call(request, "mmap", lambda: _CONTINUE, refusal, where=_ANYWHERE, size=size))
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+def _read_string(request, address, limit):
+    """Bytes up to the NUL, in steps that end with a page; EFAULT, or ENAMETOOLONG past the limit."""
+    parts, size = [], 0
+    while size < limit:
+        step = min(_PAGE - (address + size) % _PAGE, limit - size)
+        part = _read_memory(request.tid, address + size, step)
+        text, nul, _ = part.partition(b"\0")
+        parts.append(text)
+        if nul:
+            return b"".join(parts)
+        if len(part) < step:
+            break
+        size += step
+    raise OSError(errno.EFAULT if size < limit else errno.ENAMETOOLONG, "string")
+
+
+def _read_path(request, address):
+    name = _read_string(request, address, 4096)  # PATH_MAX, with the NUL
+    if not name:
+        raise OSError(errno.ENOENT, "empty path")
+    return name
+
+
+def _fd_path(fd):
+    """Where a descriptor of ours leads, as the kernel tells it."""
+    link, text = ctypes.create_string_buffer(b"/proc/self/fd/%d" % fd), ctypes.create_string_buffer(4096)
+    size = _quick(_NR["readlinkat"], AT_FDCWD, _address(link), _address(text), 4096)
+    if size < 0:
+        raise OSError(-size, "readlink")
+    return text.raw[:size]
+
+
+def _open_beneath_task(tid, name, flags=0):
+    """O_PATH descriptor of what `name` means to a task, through no magic link: /proc/self would be
+    the host's. The root directory is the host's own, since chroot(2) is refused."""
+    how = open_how(O_PATH | os.O_CLOEXEC | flags, 0, RESOLVE_NO_MAGICLINKS)
+    start = os.open("/" if name.startswith(b"/") else "/proc/%d/cwd" % tid,
+                    O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        text = ctypes.create_string_buffer(name)
+        return _call("openat2", start, _address(text), _address(how), ctypes.sizeof(how))
+    finally:
+        os.close(start)
+
+
+class _Walker:
+    """Walks the paths that a program names, on the broker's thread: inside the domain, and as if
+    the task itself walked."""
+    MAX_LINKS = 40
+
+    def __init__(self):
+        mounts = _mounts()
+        # With the GIL held a walk costs no switch between threads, but it must not wait for anybody.
+        quick = all(kind in _LOCAL_FILESYSTEMS for kind, _ in mounts)
+        self.call = _quick if quick else _raw
+        self.proc = tuple(point.rstrip(b"/") + b"/" for kind, point in mounts if kind == b"proc")
+        self.host = os.getpid()
+
+    def open(self, start, name, flags, mode=0, resolve=None):
+        """openat2(2) where `resolve` is given, else openat(2); the descriptor, or -errno."""
+        text = ctypes.create_string_buffer(name)
+        if resolve is None:
+            return self.call(_NR["openat"], start, _address(text), flags | os.O_CLOEXEC, mode)
+        how = open_how(flags | os.O_CLOEXEC, mode, resolve)
+        return self.call(_NR["openat2"], start, _address(text), _address(how), ctypes.sizeof(how))
+
+    def look(self, request, start, name, flags, resolve=0):
+        """-> (O_PATH descriptor, its path), or (-errno, None)."""
+        fd = self.open(start, name, O_PATH | flags, 0, resolve | RESOLVE_NO_MAGICLINKS)
+        if fd >= 0:
+            path = _fd_path(fd)
+            if not path.startswith(self.proc):
+                return fd, path
+            os.close(fd)
+        elif fd != -errno.ELOOP:
+            return fd, None
+        if resolve:
+            return -errno.ELOOP, None  # RESOLVE_* and /proc: fails closed
+        try:
+            fd = self._step_by_step(request, start, name, flags)
+            return fd, _fd_path(fd)
+        except OSError as e:
+            return -e.errno, None
+
+    def _step_by_step(self, request, start, name, flags):
+        """For what leads through /proc: "self" is the task's, a magic link is followed for the task
+        if the kernel lets a confined thread do so, and nothing of the host's own is reached."""
+        current = os.open(b"/" if name[:1] == b"/" else b"/proc/self/fd/%d" % start,
+                          O_PATH | os.O_CLOEXEC)
+        try:
+            parts, links = name.split(b"/")[::-1], 0
+            while parts:
+                part = parts.pop()
+                if not part or part == b".":
+                    continue
+                child = self._child(current, part)
+                if stat.S_ISLNK(os.fstat(child).st_mode) and (parts or not flags & os.O_NOFOLLOW):
+                    links += 1
+                    if links > self.MAX_LINKS:
+                        os.close(child)
+                        raise OSError(errno.ELOOP, "symbolic links")
+                    child, text = self._follow(request, current, child, part)
+                    if text is not None:
+                        parts.extend(text.split(b"/")[::-1])
+                        if text[:1] != b"/":
+                            continue
+                        child = os.open(b"/", O_PATH | os.O_CLOEXEC)
+                os.close(current)
+                current = child
+                self._refuse_host(current)
+            return self._checked(current, flags, name)
+        except BaseException:
+            os.close(current)
+            raise
+
+    def _child(self, current, part):
+        child = self.open(current, part, O_PATH | os.O_NOFOLLOW, 0, 0)
+        if child < 0:
+            raise OSError(-child, os.strerror(-child))
+        return child
+
+    def _follow(self, request, current, link, part):
+        """-> (descriptor, None) of a magic link's target, or (None, text) of an ordinary link."""
+        try:
+            where = _fd_path(current) + b"/"
+            if where in self.proc:
+                process = request.task.process
+                own = {b"self": b"%d" % process, b"thread-self": b"%d/task/%d" % (process, request.tid)}
+                if part in own:
+                    return None, own[part]
+            if where.startswith(self.proc):
+                ordinary = self.open(current, part, O_PATH, 0, RESOLVE_NO_MAGICLINKS)
+                if ordinary >= 0:
+                    os.close(ordinary)
+                elif ordinary == -errno.ELOOP:
+                    target = self.open(current, part, O_PATH)
+                    if target < 0:
+                        raise OSError(-target, os.strerror(-target))
+                    return target, None
+            return None, os.readlink(b"", dir_fd=link)
+        finally:
+            os.close(link)
+
+    def _refuse_host(self, fd):
+        """EACCES for what belongs to a thread of the host; the kernel refuses its own process
+        nothing."""
+        path = _fd_path(fd)
+        for root in self.proc:
+            if path.startswith(root):
+                number = path[len(root):].split(b"/")[0]
+                if number.isdigit() and not _thread_is_gone(int(number)):
+                    raise OSError(errno.EACCES, "of the host")
+
+    def _checked(self, fd, flags, name):
+        is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+        if (flags & os.O_DIRECTORY or name.endswith((b"/", b"/."))) and not is_directory:
+            raise OSError(errno.ENOTDIR, "not a directory")
+        return fd
+
+
+_LOCAL_FILESYSTEMS = frozenset(b"""ext2 ext3 ext4 xfs btrfs f2fs bcachefs zfs erofs squashfs iso9660
+    vfat exfat tmpfs ramfs devtmpfs devpts proc sysfs cgroup cgroup2 securityfs debugfs tracefs
+    configfs mqueue hugetlbfs pstore bpf efivarfs binfmt_misc rootfs nsfs overlay selinuxfs
+    rpc_pipefs binder""".split())
+
+
+def _mounts():
+    """(type, mount point) of every mount of the host; proc_pid_mountinfo(5)."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        rows = [line.split() for line in file]
+    return [(row[row.index(b"-") + 1].split(b".")[0], _unescape(row[4])) for row in rows]
+
+
+def _unescape(text):
+    """Octal escapes of mountinfo."""
+    first, *rest = text.split(b"\\")
+    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
+
+
+def _open_arguments(request):
+    """-> (directory fd, address of the path, flags, mode, RESOLVE_*) of an open call."""
+    args, cwd = request.args, AT_FDCWD & 0xffffffff
+    if request.nr == _NR["openat"]:
+        return args[0], args[1], args[2] & 0xffffffff, args[3] & 0o7777, 0
+    if request.nr == _NR.get("open"):
+        return cwd, args[0], args[1] & 0xffffffff, args[2] & 0o7777, 0
+    if request.nr == _NR.get("creat"):
+        return cwd, args[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1] & 0o7777, 0
+    how = _read_memory(request.tid, args[2], min(args[3], _PAGE))
+    size = ctypes.sizeof(open_how)
+    if args[3] < size:
+        raise OSError(errno.EINVAL, "size of open_how")
+    if len(how) < args[3] or any(how[size:]):
+        raise OSError(errno.E2BIG, "size of open_how")
+    flags, mode, resolve = struct.unpack("=3Q", how[:size])
+    if flags >> 32 or mode & ~0o7777 or mode and not flags & (os.O_CREAT | O_TMPFILE & ~os.O_DIRECTORY):
+        raise OSError(errno.EINVAL, "open_how")
+    return args[0], args[1], flags, mode, resolve
+
+
+def _directory_of(sup, request, dirfd, name):
+    """A descriptor to walk from, which the caller closes, or AT_FDCWD for an absolute path."""
+    if name[:1] == b"/":
+        return AT_FDCWD
+    if dirfd & 0xffffffff == AT_FDCWD & 0xffffffff:
+        fd = sup.walker.open(AT_FDCWD, b"/proc/%d/cwd" % request.tid, O_PATH | os.O_DIRECTORY)
+        if fd < 0:
+            raise OSError(-fd, "cwd")
+        return fd
+    return sup.broker.tasks.descriptor(request.task, dirfd)
+
+
+def _on_open(sup, request):
+    """open, creat, openat, openat2: looked up once with O_PATH, judged, and that very object is
+    opened anew and handed over."""
+    dirfd, path_at, flags, mode, resolve = _open_arguments(request)
+    name = _read_path(request, path_at)
+    call = _Call(request, "openat", None)
+    try:
+        start = _directory_of(sup, request, dirfd, name)
+        if start >= 0:
+            call.fds.append(start)
+        sup.listener.check(request)
+        _Opening(sup, call, start, name, flags, mode, resolve).resolve()
+        return sup.judge(call)
+    except BaseException:
+        call.close()
+        raise
+
+
+class _Opening:
+    """One open: resolve() finds what it is about and sets the call's event and act."""
+
+    def __init__(self, sup, call, start, name, flags, mode, resolve):
+        self.sup, self.call, self.walker = sup, call, sup.walker
+        self.start, self.name, self.mode, self.rules = start, name, mode, resolve
+        if flags & O_PATH:
+            flags &= O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.flags = flags
+        self.creates = flags & os.O_CREAT and not flags & O_PATH
+        self.temporary = flags & O_TMPFILE == O_TMPFILE
+
+    def resolve(self):
+        nofollow = os.O_NOFOLLOW if self.creates and self.flags & os.O_EXCL else 0
+        fd, path = self.walker.look(
+            self.call.request, self.start, self.name,
+            self.flags & (os.O_NOFOLLOW | os.O_DIRECTORY) | nofollow, self.rules)
+        if fd >= 0:
+            self.call.fds.append(fd)
+            self._existing(fd, path)
+        elif fd == -errno.ENOENT and self.creates:
+            self._new(self.start, self.name, _Walker.MAX_LINKS)
+        else:
+            self._fails(-fd, self._best_path())
+
+    def _fails(self, error, path):
+        """The kernel's own refusal: told to the callback, which cannot undo it."""
+        self.call.event["path"] = os.fsdecode(path)
+        self.call.failed = error in (errno.EACCES, errno.EPERM)
+        self.call.act, self.call.where = (lambda: _refuse(error)), _ANYWHERE
+
+    def _best_path(self):
+        """Of what cannot be reached: as far as it can be, the rest by name."""
+        head, slash, tail = self.name.rstrip(b"/").rpartition(b"/")
+        fd, path = self.walker.look(self.call.request, self.start, head or slash or b".", os.O_DIRECTORY)
+        if fd >= 0:
+            os.close(fd)
+            return os.path.join(path, tail)
+        base = b"/" if self.start < 0 else _fd_path(self.start)
+        return os.path.normpath(os.path.join(base, self.name))
+
+    def _existing(self, fd, path):
+        info = os.fstat(fd)
+        kind, flags, call = stat.S_IFMT(info.st_mode), self.flags, self.call
+        call.identities = ((info.st_dev, info.st_ino),)
+        call.event["path"] = os.fsdecode(path)
+        if flags & O_PATH:
+            call.act, call.where = (lambda: self._install(fd)), _ANYWHERE
+        elif self.creates and flags & os.O_EXCL:
+            self._fails(errno.EEXIST, path)
+        elif kind == stat.S_IFDIR and self.creates:
+            self._fails(errno.EISDIR, path)
+        elif kind == stat.S_IFLNK:
+            self._fails(errno.ELOOP, path)
+        elif path == getattr(self.sup.hosts, 'path', None) and not flags & os.O_ACCMODE:
+            call.act = self._open_hosts
+        elif self.temporary:
+            call.wants_umask = True
+            call.act = lambda: self._make(b"/proc/self/fd/%d" % fd, AT_FDCWD, flags)
+        elif kind in (stat.S_IFREG, stat.S_IFDIR):
+            self._regular(fd, path)
+        else:
+            self._special(fd, info)
+
+    def _again(self, fd, more=0):
+        """Opens the object that was looked at, with the flags of the call."""
+        return self.walker.open(AT_FDCWD, b"/proc/self/fd/%d" % fd, self._flags_of_reopening() | more)
+
+    def _flags_of_reopening(self):
+        return self.flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) | os.O_NOCTTY
+
+    def _regular(self, fd, path):
+        """Where opening changes nothing yet, it is done before the verdict: then the event tells
+        whether the kernel refuses it. O_NONBLOCK: a lease would make us wait for its holder."""
+        if self.flags & os.O_TRUNC or not self.sup.asks("openat"):
+            self.call.act = lambda: self._open_regular(fd)
+            return
+        opened = self._again(fd, os.O_NONBLOCK)
+        if opened >= 0:
+            self.call.fds.append(opened)
+            self.call.act, self.call.where = (lambda: self._install_regular(opened)), _ANYWHERE
+        elif opened == -errno.EWOULDBLOCK:
+            self._on_worker(fd)
+        else:
+            self._fails(-opened, path)
+
+    def _open_regular(self, fd):
+        opened = self._again(fd, os.O_NONBLOCK)
+        if opened == -errno.EWOULDBLOCK:
+            self._on_worker(fd)
+            self.sup.broker.dispatch(self.sup, self.call)
+            return None
+        if opened < 0:
+            return _refuse(-opened)
+        self.call.fds.append(opened)
+        return self._install_regular(opened)
+
+    def _install_regular(self, opened):
+        if not self.flags & os.O_NONBLOCK:
+            _quick(_NR["fcntl"], opened, fcntl.F_SETFL, self.flags & ~os.O_CLOEXEC)
+        return self._install(opened)
+
+    def _special(self, fd, info):
+        """FIFOs and devices may make whoever opens them wait. /dev/tty means the opener's own."""
+        tty = stat.S_ISCHR(info.st_mode) and info.st_rdev == os.makedev(5, 0)
+        if tty and os.getsid(self.call.request.task.process) != os.getsid(0):
+            self._fails(errno.ENXIO, _fd_path(fd))
+        else:
+            self._on_worker(fd)
+
+    def _on_worker(self, fd):
+        """What waits in open(2) is freed by opening the other end of the FIFO."""
+        def act():
+            opened = _result_fd(_raw(_NR["openat"], AT_FDCWD, _address(link), flags))
+            try:
+                return None if self.call.interrupted else self._install(opened)
+            finally:
+                os.close(opened)
+
+        def free():
+            os.close(os.open(link.value, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        link = ctypes.create_string_buffer(b"/proc/self/fd/%d" % fd)
+        flags = self._flags_of_reopening() | os.O_CLOEXEC
+        self.call.act, self.call.free, self.call.where = act, free, _WORKER
+
+    def _open_hosts(self):
+        opened = self.sup.hosts.open(self.walker)
+        self.call.fds.append(opened)
+        return self._install(opened)
+
+    def _new(self, start, name, links):
+        """Creation: the parent directory is what is resolved. A dangling link is created through."""
+        head, slash, last = name.rpartition(b"/")
+        if not last or last in (b".", b".."):
+            return self._fails(errno.EISDIR, self._best_path())
+        parent, path = self.walker.look(self.call.request, start, head or slash or b".",
+                                        os.O_DIRECTORY, self.rules)
+        if parent < 0:
+            return self._fails(-parent, self._best_path())
+        self.call.fds.append(parent)
+        link = self.walker.open(parent, last, O_PATH | os.O_NOFOLLOW, 0, 0)
+        if link >= 0:
+            try:
+                text = os.readlink(b"", dir_fd=link)
+            finally:
+                os.close(link)
+            if not links or self.flags & os.O_NOFOLLOW or self.rules:
+                return self._fails(errno.ELOOP, os.path.join(path, last))
+            return self._new(parent, text, links - 1)
+        self.call.event["path"] = os.fsdecode(os.path.join(path, last))
+        self.call.wants_umask = True
+        self.call.act = lambda: self._make(last, parent, self.flags | os.O_EXCL | os.O_NOFOLLOW)
+
+    def _make(self, name, parent, flags):
+        """With the task's umask, although the host's applies: first what both allow, then what the
+        task's alone allows, unless a default ACL has decided."""
+        mode = self.mode & ~self.call.umasks[0]
+        made = self.walker.open(parent, name, flags | os.O_NOCTTY, mode)
+        if made == -errno.EEXIST and not self.flags & os.O_EXCL:
+            self.sup.begin_again(self.call, _on_open)  # somebody was faster: it exists now
+            return None
+        opened = _result_fd(made)
+        self.call.fds.append(opened)
+        _mend_mode(opened, self.mode, self.call.umasks)
+        return self._install(opened)
+
+    def _install(self, fd):
+        return _return(self.sup.listener.install(self.call.request, fd, self.flags & os.O_CLOEXEC))
+
+
+def _mend_mode(fd, mode, umasks):
+    """Gives a new file what the host's umask took and the task's would not have."""
+    task, host = umasks
+    got = os.fstat(fd).st_mode & 0o7777
+    if got == mode & ~task & ~host and got != mode & ~task:
+        os.chmod("/proc/self/fd/%d" % fd, mode & ~task)
+
+
+def _result_fd(result):
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+# -- exec ----------------------------------------------------------------------------------------
+
+def _on_exec(sup, request):
+    """Landlock decides what may be executed. Where the callback is asked, what it was asked about
+    is what runs: see _Exec."""
+    if sup.ending:
+        return _refuse(errno.EPERM)
+    if not sup.asks("execve"):
+        return _CONTINUE
+    return _Exec(sup, request).resolve()
+
+
+class _Exec:
+    """execve(2) cannot be done on behalf: the kernel reads path and argv again when it continues.
+    So the task is traced, stopped when the exec is committed, and what became of it compared with
+    what was approved: the program's file, and the command line. Anything else is killed before its
+    first instruction."""
+    MAX_INTERPRETERS = 5  # fs/exec.c
+    ARGV_LIMIT = 8 << 20  # more than the kernel takes; its own answer then is E2BIG
+
+    def __init__(self, sup, request):
+        self.sup, self.request = sup, request
+        self.call = _Call(request, "execve", self._continue, where=_ANYWHERE)
+
+    def resolve(self):
+        args = self.request.args
+        if self.request.nr == _NR["execveat"]:
+            dirfd, path_at, argv_at, flags = args[0], args[1], args[2], args[4]
+        else:
+            dirfd, path_at, argv_at, flags = AT_FDCWD, args[0], args[1], 0
+        try:
+            name = _read_string(self.request, path_at, 4096)
+            argv = self._read_argv(argv_at)
+            self.call.event["argv"] = tuple(os.fsdecode(word) for word in argv)
+            fd, path, shown = self._look(dirfd, name, flags)
+            if fd < 0:
+                self._fails(-fd, os.path.normpath(path))
+            else:
+                self.call.fds.append(fd)
+                self.call.event["path"] = os.fsdecode(path)
+                self._expect(fd, shown, argv or [b""])
+            self.sup.listener.check(self.request)
+            return self.sup.judge(self.call)
+        except BaseException:
+            self.call.close()
+            raise
+
+    def _fails(self, error, path):
+        self.call.event["path"] = os.fsdecode(path)
+        self.call.failed = error in (errno.EACCES, errno.EPERM)
+        self.call.act = lambda: _refuse(error)
+
+    def _look(self, dirfd, name, flags):
+        """-> (descriptor or -errno, path, name as a script's interpreter gets it)."""
+        if not name:
+            if not flags & AT_EMPTY_PATH:
+                return -errno.ENOENT, b"", b""
+            fd = self.sup.broker.tasks.descriptor(self.request.task, dirfd)
+            return fd, _fd_path(fd), b"/dev/fd/%d" % (dirfd & 0xffffffff)
+        start = _directory_of(self.sup, self.request, dirfd, name)
+        try:
+            nofollow = os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0
+            fd, path = self.sup.walker.look(self.request, start, name, nofollow)
+            if fd < 0:
+                path = name if start < 0 else os.path.join(_fd_path(start), name)
+        finally:
+            if start >= 0:
+                os.close(start)
+        far = name[:1] != b"/" and dirfd & 0xffffffff != AT_FDCWD & 0xffffffff
+        return fd, path, b"/dev/fd/%d/%s" % (dirfd & 0xffffffff, name) if far else name
+
+    def _read_argv(self, at):
+        """All of argv: pointers by the page, strings that lie side by side with one read."""
+        pointers = []
+        while at and (not pointers or pointers[-1]):
+            step = _PAGE - at % _PAGE
+            part = _read_memory(self.request.tid, at, step)
+            words = struct.unpack("=%dQ" % (len(part) // 8), part[:len(part) // 8 * 8])
+            end = words.index(0) + 1 if 0 in words else len(words)
+            pointers.extend(words[:end])
+            at += 8 * end
+            if not words or len(pointers) * 8 > self.ARGV_LIMIT:
+                raise OSError(errno.EFAULT if not words else errno.E2BIG, "argv")
+        del pointers[-1:]
+        return _Strings(self.request, self.ARGV_LIMIT).read(pointers)
+
+    def _expect(self, fd, shown, argv):
+        """What the task will be after the exec: the file that runs and its command line. A script
+        is its interpreter's argument; binfmt_script.c, execve(2)."""
+        walker, identities = self.sup.walker, []
+        for _ in range(self.MAX_INTERPRETERS + 1):
+            info = os.fstat(fd)
+            identities.append((info.st_dev, info.st_ino))
+            words = self._interpreter(fd)
+            if not words:
+                break
+            argv, shown = words + [shown] + argv[1:], words[0]
+            start = _directory_of(self.sup, self.request, AT_FDCWD, shown)
+            if start >= 0:
+                self.call.fds.append(start)
+            fd, _ = walker.look(self.request, start, shown, 0)
+            if fd < 0:
+                break  # so will the kernel find
+            self.call.fds.append(fd)
+        self.call.identities = tuple(identities)
+        self.expected_file, self.expected_argv = identities[-1], argv
+
+    def _interpreter(self, fd):
+        """[interpreter] or [interpreter, argument] of a script, else []."""
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return []
+        opened = self.sup.walker.open(AT_FDCWD, b"/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_NONBLOCK)
+        if opened < 0:
+            return []
+        try:
+            head = os.pread(opened, 256, 0)  # BINPRM_BUF_SIZE
+        finally:
+            os.close(opened)
+        if head[:2] != b"#!":
+            return []
+        line = head[2:].split(b"\n")[0].split(b"\0")[0].strip(b" \t")
+        return [part.strip(b" \t") for part in line.replace(b"\t", b" ", 1).split(b" ", 1)
+                if part] if line else []
+
+    def _continue(self):
+        """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
+        request, process = self.request, self.request.task.process
+        if request.tid != process and len(os.listdir("/proc/%d/task" % process)) > 1:
+            numbers = (request.tid, process)  # a thread that executes takes the process's number
+        else:
+            numbers = (process,)
+        try:
+            _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC)
+        except OSError as e:
+            return self._untraced(e)
+        _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
+        if self.sup.listener.reply(request, _CONTINUE):
+            self._verify(numbers)
+        return _ANSWERED
+
+    def _untraced(self, error):
+        """Without ptrace nothing can be promised of a task whose memory others may write."""
+        self.sup.deny(self.call, "ptrace is refused here: %s" % error, "policy_events")
+        return _refuse(errno.EPERM)
+
+    def _verify(self, numbers):
+        """Waits for the stop, at the committed exec or where the exec has failed, and lets go.
+
+        Asked of the kernel by trying, not by wait(2): another thread of the host may wait for every
+        child. A signal may come first where the exec fails: it is handed on."""
+        info, pause = ctypes.create_string_buffer(128), 0
+        while True:
+            for number in numbers:
+                if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) < 0:
+                    continue
+                signum, _, code = struct.unpack_from("=3i", info)
+                if code >> 8 == PTRACE_EVENT_EXEC:
+                    if not self._is_as_approved(numbers[-1]):
+                        self.sup.fault("execve of %s: what the kernel executed is not what was "
+                                       "approved; killed" % self.call.event["path"])
+                        _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
+                    signum = 0
+                elif code >> 8:
+                    signum = 0
+                _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, signum)
+                return
+            if all(self._is_over(number) for number in numbers):
+                return
+            time.sleep(pause)
+            pause = min(pause + 2e-6, 1e-3)
+
+    def _is_over(self, number):
+        """Died while it was traced: then it is ours to be waited for, before its own parent can."""
+        if number == self.sup.pid:
+            return _is_readable(self.sup.pidfd)  # our own child: its status is for the Result
+        try:
+            return os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | WALL) is not None
+        except ChildProcessError:
+            return True
+
+    def _is_as_approved(self, process):
+        try:
+            info = os.stat("/proc/%d/exe" % process)
+            with open("/proc/%d/cmdline" % process, "rb", 0) as file:
+                line = file.readall()
+        except OSError:
+            return False
+        return ((info.st_dev, info.st_ino) == self.expected_file
+                and line == b"".join(word + b"\0" for word in self.expected_argv))
+
+
+class _Strings:
+    """Reads many strings of a task: once over the whole stretch where they lie side by side."""
+
+    def __init__(self, request, limit):
+        self.request, self.limit = request, limit
+
+    def read(self, pointers):
+        if not pointers:
+            return []
+        low, high = min(pointers), max(pointers)
+        block = b""
+        if high - low < 1 << 17:
+            try:
+                block = _read_memory(self.request.tid, low, high - low + _PAGE - high % _PAGE)
+            except OSError:
+                block = b""
+        words, total = [], 0
+        for pointer in pointers:
+            end = block.find(b"\0", pointer - low) if block else -1
+            word = (block[pointer - low:end] if end >= 0
+                    else _read_string(self.request, pointer, self.limit))
+            words.append(word)
+            total += len(word)
+            if total > self.limit:
+                raise OSError(errno.E2BIG, "argv")
+        return words
+
+
+# -- the table -----------------------------------------------------------------------------------
+
 def _always(policy):
     return True
 
 
-_HANDLERS = {  # syscall: (handler, runs on the broker, when a policy needs it)
-    "clone": (_on_fork, False, _always),
-    "fork": (_on_fork, False, _always),
-    "vfork": (_on_fork, False, _always),
-    "execve": (_on_exec, False, _always),
-    "execveat": (_on_exec, False, _always),
-    "connect": (_on_connect, True, _always),
-    "listen": (_on_listen, True, lambda policy: "*" not in policy.net_allow_bind),
-    "setpgid": (_on_setpgid, False, _always),
-    "rt_sigaction": (_on_sigaction, False, _always),
-    "prlimit64": (_on_other_process(0), False, _always),
-    "sched_setaffinity": (_on_other_process(0), False, _always),
-    "sched_setscheduler": (_on_other_process(0), False, _always),
-    "sched_setparam": (_on_other_process(0), False, _always),
-    "sched_setattr": (_on_other_process(0), False, _always),
-    "setpriority": (_on_other_process(1), False, _always),
-    "ioprio_set": (_on_other_process(1), False, _always),
+def _never(policy):
+    return False
+
+
+def _asks(policy, family):
+    """Whether the callback gets events of a family."""
+    category = next(name for name, families in _EVENTS.items() if family in families)
+    return policy.policy_fn is not None and bool({family, category} & set(policy.policy_events))
+
+
+def _has_datagrams(policy):
+    udp, unix = _datagram_kinds(policy)
+    return udp or unix
+
+
+def _datagram_kinds(policy):
+    """-> (UDP sockets exist, Unix datagram sockets exist)."""
+    schemes = {s for text in policy.net_allow + policy.net_deny for s in _endpoint("net", text).schemes}
+    return "udp" in schemes or bool(policy.net_deny), "unix" in schemes
+
+
+def _pins_names(policy):
+    return any(isinstance(_endpoint("net_allow", text).host, str) for text in policy.net_allow)
+
+
+def _limits_memory(policy):
+    return policy.max_memory is not None
+
+
+_HANDLERS = {  # syscall: (handler, needs to know the task, what else than events needs it, family)
+    "clone": (_on_fork, False, _always, "clone"),
+    "fork": (_on_fork, False, _always, "clone"),
+    "vfork": (_on_fork, False, _always, "clone"),
+    "execve": (_on_exec, False, _always, "execve"),
+    "execveat": (_on_exec, False, _always, "execve"),
+    "connect": (_on_connect, True, _always, "connect"),
+    "bind": (_on_bind, True, _never, "bind"),
+    "listen": (_on_listen, True, lambda policy: "*" not in policy.net_allow_bind, None),
+    "sendto": (_on_sendto, True, _has_datagrams, None),
+    "sendmsg": (_on_sendmsg, True, _has_datagrams, None),
+    "sendmmsg": (_on_sendmmsg, True, _has_datagrams, None),
+    "open": (_on_open, True, _pins_names, "openat"),
+    "creat": (_on_open, True, _pins_names, "openat"),
+    "openat": (_on_open, True, _pins_names, "openat"),
+    "openat2": (_on_open, True, _pins_names, "openat"),
+    "mmap": (_on_growth, False, _limits_memory, "mmap"),
+    "mremap": (_on_growth, False, _limits_memory, "mmap"),
+    "setpgid": (_on_setpgid, True, _always, None),
+    "rt_sigaction": (_on_sigaction, False, _always, None),
+    "prlimit64": (_on_other_process(0), False, _always, None),
+    "sched_setaffinity": (_on_other_process(0), False, _always, None),
+    "sched_setscheduler": (_on_other_process(0), False, _always, None),
+    "sched_setparam": (_on_other_process(0), False, _always, None),
+    "sched_setattr": (_on_other_process(0), False, _always, None),
+    "setpriority": (_on_other_process(1), False, _always, None),
+    "ioprio_set": (_on_other_process(1), False, _always, None),
 }
 
 
 def _trapped_syscalls(policy):
-    return tuple(name for name, (_, _, needed) in _HANDLERS.items() if needed(policy))
+    return tuple(name for name, (_, _, needed, family) in _HANDLERS.items()
+                 if needed(policy) or family and _asks(policy, family))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1702,57 +2957,65 @@ def _trapped_syscalls(policy):
 # ------------------------------------------------------------------------------------------------
 
 class _Broker:
-    """Does things on behalf of the program, in the parent of its Landlock domain, with its ids and
-    capabilities: the kernel refuses the broker what the policy refuses the program. For the same
-    reason it is the oracle that tells who is in the sandbox: only those can it signal."""
-    RETRY_S = 0.005
+    """Receives requests and does things on behalf of the program, in the parent of its Landlock
+    domain, with its ids and capabilities: the kernel refuses the broker what the policy refuses the
+    program. For the same reason it is the oracle that tells who is in the sandbox: only those can
+    it signal."""
     PATIENCE_S = 10.0
-    WORKERS = 64
+    WORKERS = 256
 
     def __init__(self):
-        self.workers = set()  # those that run, by an object of their own
+        self.waits = set()    # calls that workers act on
+        self._lock = _thread.allocate_lock()  # guards waits and _idle
+        self._idle, self._workers, self._ended_workers = 0, 0, []
+        self._pool = queue.SimpleQueue()
         self.faults = []      # text of what failed on the thread, for the Result
-        self._jobs = queue.SimpleQueue()
-        self._lock = _thread.allocate_lock()  # guards _open: no job may follow the last one
-        self._open = False
-        self._ended = _thread.allocate_lock()  # held while the thread runs
+        self.mailbox = _Mailbox()
+        self.tasks = _Tasks()
         self.tid = None
+        self._poller = select.poll()
+        self._poller.register(self.mailbox.fd, select.POLLIN)
+        self._receive, self._going_on = None, True
+        self._ended = _thread.allocate_lock()  # held while the thread runs
 
     def start(self):
         """By the launch pad, between its two restrictions: the thread inherits the first one."""
         self._ended.acquire()
-        self._open = True
         try:
             _thread.start_new_thread(self._serve, ())
         except BaseException:
-            self._open = False
             self._ended.release()
             raise
+
+    def listen(self, fd, receive):
+        """From now on `receive` is called there whenever the listener has a request."""
+        def begin():
+            self._receive = receive
+            self._poller.register(fd, select.POLLIN)
+        self.mailbox.post(begin)
 
     def _serve(self):
         self.tid = threading.get_native_id()
         try:
-            while True:
-                job = self._jobs.get()
-                if job is None:
-                    return
-                try:
-                    job()
-                except Exception as e:  # the oracle must outlive whatever a request does to it
-                    self.faults.append(repr(e))
+            while self._going_on:
+                for fd, event in self._poller.poll():
+                    try:
+                        if fd == self.mailbox.fd:
+                            self.mailbox.run()
+                        elif event & select.POLLIN:
+                            self._receive()
+                        else:  # HUP: no task is left under the filter
+                            self._poller.unregister(fd)
+                    except Exception as e:  # the oracle must outlive whatever a request does to it
+                        self.faults.append(repr(e))
         finally:
             self._ended.release()
-
-    def post(self, job):
-        """Queues a function that does not raise and does not block. False: too late."""
-        with self._lock:
-            if self._open:
-                self._jobs.put(job)
-            return self._open
 
     def call(self, function, *args):
         """Runs a function there and returns or raises what it does; ProcessLookupError once the
         thread has ended, TimeoutError if it does not answer."""
+        if self.tid == threading.get_native_id():
+            return function(*args)
         outcome, done = [], _thread.allocate_lock()
         done.acquire()
 
@@ -1763,7 +3026,7 @@ class _Broker:
                 outcome.append((None, e))
             done.release()
 
-        if not self.post(job):
+        if not self.mailbox.post(job):
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
         if not done.acquire(timeout=self.PATIENCE_S):
             raise TimeoutError(errno.ETIMEDOUT, "the broker does not answer")
@@ -1772,39 +3035,104 @@ class _Broker:
             raise error
         return value
 
+    def dispatch(self, sup, call):
+        """From any thread: a worker acts, an idle one if there is one. Only the broker's own thread
+        can start another, which inherits the domain."""
+        with self._lock:
+            self.waits.add(call)
+            idle = self._idle > 0
+            self._idle -= idle
+        if idle:
+            self._pool.put((sup, call))
+        elif self.tid == threading.get_native_id():
+            self._start_worker(sup, call)
+        elif not self.mailbox.post(lambda: self._start_worker(sup, call)):
+            self._fail(sup, call, "the run has ended")
+
+    def _start_worker(self, sup, call):
+        try:
+            if self._workers >= self.WORKERS:
+                raise RuntimeError("%d calls wait already" % self.WORKERS)
+            self._workers += 1
+            _thread.start_new_thread(self._work, (sup, call))
+        except RuntimeError as e:
+            self._fail(sup, call, e)
+        sup.mailbox.post(lambda: None)  # the supervisor looks after it from now on
+
+    def _fail(self, sup, call, why):
+        self.waits.discard(call)
+        sup.fault("%s: %s" % (call.family, why))
+        sup.complete(call, lambda: _refuse(errno.EAGAIN))
+
+    def _work(self, sup, call):
+        try:
+            while call is not None:
+                try:
+                    sup.complete(call, lambda: _act_patiently(sup, call))
+                finally:
+                    self.waits.discard(call)
+                with self._lock:
+                    self._idle += 1
+                sup, call = self._pool.get()
+        finally:
+            self._ended_workers.append(None)
+
     def close(self):
         """Ends the thread after the jobs it has, and waits for that."""
-        with self._lock:
-            if self._open:
-                self._open = False
-                self._jobs.put(None)
-        if self._ended.acquire(timeout=self.PATIENCE_S):
+        def stop():
+            self._going_on = False
+        self.mailbox.post(stop)
+        ended = self._ended.acquire(timeout=self.PATIENCE_S)
+        if ended:
             self._ended.release()
+        for _ in range(self._workers):
+            self._pool.put((None, None))
         deadline = time.monotonic() + self.PATIENCE_S
-        while self.workers and time.monotonic() < deadline:
+        while len(self._ended_workers) < self._workers and time.monotonic() < deadline:
+            for call in list(self.waits):
+                _interrupt(call)
             time.sleep(0.0001)
+        if ended:
+            self.tasks.close()
+            self.mailbox.close()
 
-    def work(self, function, give_up):
-        """On the broker: calls `function` until it returns something, in a thread of its own that
-        inherits the domain: it may block, whatever the program does to stop that from being
-        foreseen. `give_up` is called instead where there are too many already."""
-        token = object()
 
-        def worker():
-            try:
-                while function() is None:
-                    time.sleep(self.RETRY_S)
-            finally:
-                self.workers.discard(token)
+_STEP_MS = 10  # how long a call that waits may have to wait longer
 
+
+def _act_patiently(sup, call):
+    """On a worker: acts until there is a reply. The task, which takes no signal while it is held,
+    gets ERESTARTSYS when it has one to handle, as in the kernel; its own time limit counts."""
+    begun, pause_s, poller = time.monotonic(), _STEP_MS / 20000, select.poll()
+    reply = call.act()
+    if reply is not None:
+        return reply
+    limit_s = None
+    if call.sock is not None:
+        poller.register(call.sock, select.POLLOUT)
+        seconds, micros = struct.unpack("=qq", _socket_option(call.sock, SO_SNDTIMEO, size=16))
+        limit_s = seconds + micros / 1e6 or None
+    while True:
+        if call.interrupted:
+            return _refuse(errno.EINTR if limit_s else ERESTARTSYS)
+        if limit_s and time.monotonic() - begun > limit_s:
+            return _refuse(errno.EAGAIN)
+        sup.listener.check(call.request)
+        if poller.poll(_STEP_MS) and call.domain == AF_UNIX:
+            time.sleep(pause_s)  # writable, although its peer's queue is full
+        reply = call.act()
+        if reply is not None:
+            return reply
+
+
+def _interrupt(call):
+    """By the supervisor: the task has a signal to handle, or is dead."""
+    call.interrupted = True
+    if call.free is not None:
         try:
-            if len(self.workers) >= self.WORKERS:
-                raise RuntimeError("too many workers")
-            self.workers.add(token)
-            _thread.start_new_thread(worker, ())
-        except RuntimeError:
-            self.workers.discard(token)
-            give_up()
+            call.free()
+        except OSError:
+            return  # it does not wait (any more)
 
 
 def _signal_members(pids, signum):
@@ -1853,32 +3181,41 @@ def _descendants(root):
 # ------------------------------------------------------------------------------------------------
 
 class _Supervisor:
-    """One run: launch(), then answer() for each notification until the program has ended, then
-    finish(). The caller of Sandbox.run does that itself; for popen a thread does (serve()).
-    Whoever it is, it is one thread at a time, and it is not confined.
+    """One run: launch(), then attend() until the program has ended, then finish(). The caller of
+    Sandbox.run does that itself; for popen a thread does (serve()). Whoever it is, it is one
+    thread at a time, and it is not confined: what has to look into /proc is posted to `mailbox`.
 
     `lock` guards `ending`, `reason` and signalling through `pidfd`, which any thread may do.
     `finished` is held until nothing of the run is left but `pidfd`, which release() closes.
     """
     SWEEP_LIMIT_S = 10.0
-    KEPT_DENIALS = 10000
+    KEPT_LINES = 10000
     BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
 
     def __init__(self, launch):
-        self.launching = launch
-        self.policy = launch.policy
-        self.handlers = {_NR[name]: row for name, row in _HANDLERS.items()
-                         if name in _NR and row[2](launch.policy)}
+        policy = launch.policy
+        self.launching, self.policy, self.network = launch, policy, launch.network
+        self.handlers = {_NR[name]: _HANDLERS[name] for name in _trapped_syscalls(policy)
+                         if name in _NR}
+        self.asked = frozenset(family for families in _EVENTS.values() for family in families
+                               if _asks(policy, family))
         self.scoped = launch.abi >= 6
-        self.broker = _Broker()
+        self.mailbox, self.broker = _Mailbox(), _Broker()
+        trapped = {row[0] for row in self.handlers.values()}
+        self.walker = _Walker() if trapped & {_on_open, _on_bind} or "execve" in self.asked else None
+        self.context = PolicyContext(self, self.network.ceiling(), policy.max_memory,
+                                     policy.max_processes, "openat" in self.asked)
+        self.callback = (_Callback(self, policy.policy_fn, policy.policy_timeout)
+                         if self.asked else None)
+        self.hosts = _Hosts(self.network.pinned) if self.network.pinned else None
+        self.census, self.memory = _Census(self), None
         self.lock, self.finished = _thread.allocate_lock(), _thread.allocate_lock()
         self.finished.acquire()
         self.finishing = _thread.allocate_lock()  # held by the one thread that is in finish()
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
-        self.ending, self.reason = False, None
-        self.population, self.forked, self.in_flight = 1, False, set()
-        self.denials = []
+        self.ending, self.reason, self.forked = False, None, False
+        self.denials, self.audits, self.faults = [], [], []
         self.error = None   # text: something else than the program failed
         self.status = None  # (exit code, signal)
         self.begun = self.ended = time.monotonic()
@@ -1906,6 +3243,9 @@ class _Supervisor:
             while not self._answer_launch(poller):
                 continue
             self.launching.close()
+            if self.callback:
+                self.callback.start()
+            self.broker.listen(self.listener.fd, self.receive)
             self.launched = True
         except BaseException:
             self.abandon()
@@ -1932,7 +3272,7 @@ class _Supervisor:
         request = self.listener.receive()
         if request is None:
             return False
-        if request.data.nr in (_NR["execve"], _NR["execveat"]) and request.pid != self.pad_tid:
+        if request.nr in (_NR["execve"], _NR["execveat"]) and request.tid != self.pad_tid:
             return self._first_exec(request)
         self.listener.reply(request, _CONTINUE)
         return False
@@ -1946,7 +3286,7 @@ class _Supervisor:
         """
         while not self.from_pad.empty():
             self.from_pad.get()  # of an attempt that failed before its exec
-        self.pid = request.pid
+        self.pid = request.tid
         self.pidfd = _high_fd(_pidfd_open(self.pid))
         try:
             self.launching.prepare_process(self.pid)
@@ -2004,76 +3344,198 @@ class _Supervisor:
     # -- supervision -----------------------------------------------------------------------------
 
     def serve(self):
-        """The thread of popen: answers until the program has ended, and finishes."""
+        """The thread of popen: attends until the program has ended, and finishes."""
         self.tid = threading.get_native_id()
         _block_signals()
         poller = select.poll()
-        poller.register(self.listener.fd, select.POLLIN)
+        poller.register(self.mailbox.fd, select.POLLIN)
         poller.register(self.pidfd, select.POLLIN)
         try:
             while True:
-                events = dict(poller.poll())
+                events = dict(poller.poll(self.attend()))
                 if self.pidfd in events:
                     break
-                self.answer(poller, events[self.listener.fd])
         except BaseException as e:  # fails closed: the run ends
             self.error = "the supervisor failed: %r" % e
         self.finish()
 
-    def answer(self, poller, event):
-        """One notification. When no task is left under the filter (HUP), polling for it ends."""
-        if not event & select.POLLIN:
-            poller.unregister(self.listener.fd)
-            return
+    def attend(self):
+        """What is due on the supervisor's thread; -> milliseconds until it has to be asked again,
+        None for when there is mail."""
+        self.mailbox.run()
+        pauses = []
+        if self.callback:
+            self.callback.watch()
+            pauses.append(min(self.callback.timeout_s / 5, 1) * 1000)
+        if self.broker.waits:
+            self._interrupt_waits()
+            pauses.append(_STEP_MS)
+        return min(pauses) if pauses else None
+
+    def _interrupt_waits(self):
+        """At once for a signal of its own, the second time it is seen for one that another thread
+        of its process may take."""
+        for call in list(self.broker.waits):
+            if call.goes_on:
+                continue
+            pending = _has_signal(call.request.tid)
+            call.seen_pending = call.seen_pending + pending if pending else 0
+            if call.seen_pending < 2 and self._still_waits(call):
+                continue
+            if call.family == "connect" and call.domain != AF_UNIX and call.seen_pending >= 2:
+                call.goes_on = True  # an interrupted connect is still under way; connect(2)
+                self.listener.reply(call.request, _refuse(ERESTARTSYS))
+            else:
+                _interrupt(call)
+
+    def _still_waits(self, call):
+        try:
+            self.listener.check(call.request)
+        except OSError:
+            return False
+        return True
+
+    # -- requests, on the broker's thread ----------------------------------------------------------
+
+    def asks(self, family):
+        return family in self.asked
+
+    def receive(self):
         request = self.listener.receive()
         if request is None:
             return
-        self.in_flight.discard(request.pid)
-        handler, on_broker, _ = self.handlers.get(request.data.nr, (None, False, None))
+        self.census.in_flight.discard(request.tid)
+        handler, needs_task, _, family = self.handlers.get(request.nr, (None, False, None, None))
         if handler is None:
             self.listener.reply(request, _refuse(errno.EPERM))
-        elif on_broker:
-            process = _thread_group(request.pid)
+            return
+        if needs_task or family in self.asked:
+            request.task = self.broker.tasks.find(request.tid)
+            if request.task is None:
+                self.mailbox.post(lambda: self._identify(request, handler))
+                return
+        self.answer(request, handler)
 
-            def refuse():
-                self.listener.reply(request, _refuse(errno.EPERM))
-
-            def judge():
-                return self._judge(handler, request, process)
-
-            if not process or not self.broker.post(lambda: self.broker.work(judge, refuse)):
-                refuse()
+    def _identify(self, request, handler):
+        """On the supervisor's thread, where the broker cannot tell whose a request is."""
+        status = _task_status(request.tid)
+        if "Tgid" in status:
+            request.task = _Task(request.tid, int(status["Tgid"]), int(status["PPid"]))
+            self.broker.mailbox.post(lambda: self.answer(request, handler))
         else:
-            self._judge(handler, request)
+            self.listener.reply(request, _refuse(errno.EPERM))
 
-    def _judge(self, handler, request, *more):
-        """Runs a handler and answers. Whatever fails is a refusal: with the error that the kernel
-        gave, or EPERM for one of our own, which the Result then tells. None: ask again."""
+    def answer(self, request, handler):
+        """Runs a handler and replies, unless it says None. Whatever fails is a refusal: with the
+        error that the kernel gave, or EPERM for one of our own, which the Result then tells."""
         reply = _refuse(errno.EPERM)
         try:
-            reply = handler(self, request, *more)
+            reply = handler(self, request)
+        except OSError as e:
+            reply = self._refusal_of(request, e)
+        except Exception as e:
+            self.error = self.error or "%s failed: %r" % (handler.__name__, e)
+        if reply is not None:
+            self.listener.reply(request, reply)
+
+    def _refusal_of(self, request, error):
+        """Memory that cannot be read: no event can be built of it, so it is EPERM where one is
+        asked for; else the error that the kernel would give."""
+        family = self.handlers[request.nr][3]
+        if error.errno in (errno.EFAULT, errno.EPERM) and family in self.asked:
+            self.fault("%s: its arguments cannot be read: %s" % (family, error))
+            return _refuse(errno.EPERM)
+        return _refuse(error.errno or errno.EPERM)
+
+    def on_supervisor(self, request, function):
+        """For a handler: the reply is what `function` returns on the supervisor's thread."""
+        self.mailbox.post(lambda: self.answer(request, lambda sup, request: function()))
+
+    def judge(self, call):
+        """Hands the call to the callback if that asks for it, else settles it at once."""
+        if call.family in self.asked:
+            self.callback.submit(call)
+        else:
+            self.settle(call)
+
+    def settle(self, call):
+        """Nobody but the rules has a say any more: refuses or acts."""
+        if call.where == _BROKER and self.broker.tid != threading.get_native_id():
+            if not self.broker.mailbox.post(lambda: self.settle(call)):
+                self.refuse_call(call, errno.EPERM, "the run has ended", None)
+            return
+        refusal = call.refusal or self.context.refusal(call)
+        if refusal:
+            self.refuse_call(call, *refusal)
+        elif call.wants_umask and call.umasks is None:
+            self.mailbox.post(lambda: self._find_umasks(call))
+        elif call.where == _WORKER:
+            self.broker.dispatch(self, call)
+        else:
+            self.complete(call, call.act)
+
+    def _find_umasks(self, call):
+        try:
+            call.umasks = _umasks(call.request.tid)
+        except OSError as e:
+            self.refuse_call(call, errno.EPERM, str(e), None)
+        else:
+            self.settle(call)
+
+    def complete(self, call, act):
+        """Acts, closes what the call holds, and replies."""
+        reply = _refuse(errno.EPERM)
+        try:
+            reply = act()
         except OSError as e:
             reply = _refuse(e.errno or errno.EPERM)
         except Exception as e:
-            self.error = self.error or "%s failed: %r" % (handler.__name__, e)
-        if reply is None:
-            try:
-                self.listener.check(request)
-                return None
-            except OSError:
-                return False
-        return self.listener.reply(request, reply)
+            self.error = self.error or "%s failed: %r" % (call.family, e)
+        if reply is not None:
+            call.close()
+            if reply is not _ANSWERED:
+                self.listener.reply(call.request, reply)
 
-    def deny(self, process, syscall, category, reason, field, **event):
-        if len(self.denials) < self.KEPT_DENIALS:
-            self.denials.append(Denial(reason=reason, field=field, event=SyscallEvent(
-                syscall=syscall, category=SyscallCategory(category), denied=True, pid=process,
-                **event)))
+    def begin_again(self, call, handler):
+        """What a call was about has changed under it: as if it were made now."""
+        old = call.request
+        call.close()
+        request = _Request(old.id, old.tid, old.nr, old.args)
+        request.task = old.task
+        self.answer(request, handler)
+
+    def refuse_call(self, call, error, reason, field):
+        call.close()
+        self.deny(call, reason, field)
+        self.listener.reply(call.request, _refuse(error))
+
+    # -- what the Result tells ---------------------------------------------------------------------
+
+    def event(self, call, denied):
+        task = call.request.task or _Task(call.request.tid, call.request.tid, 0)
+        return SyscallEvent(syscall=call.family, category=_CATEGORY_OF[call.family], denied=denied,
+                            pid=task.process, parent_pid=task.parent, **call.event)
+
+    def record(self, lines, line):
+        if len(lines) < self.KEPT_LINES:
+            lines.append(line)
+
+    def deny(self, call, reason, field):
+        self.record(self.denials, Denial(reason=reason, field=field, event=self.event(call, True)))
+
+    def fault(self, text):
+        self.record(self.faults, text)
+
+    def limits_changed(self):
+        """By the context: a limit is another now."""
+        if self.memory:
+            self.mailbox.post(self.memory.divide)
 
     # -- who is inside ---------------------------------------------------------------------------
 
     def members(self, signum=0):
-        """Signals every process inside and returns their pids; zombies are among them."""
+        """Signals every process inside and returns their pids; zombies are among them. Not on the
+        broker's thread."""
         if not self.scoped:
             return self._signal_tree(signum)
         return self.broker.call(_signal_members, _listed_processes(), signum)
@@ -2118,6 +3580,8 @@ class _Supervisor:
                 _pidfd_send_signal(self.pidfd, signum)
             except ProcessLookupError:
                 return  # it has ended by itself
+            except PermissionError:  # by a finalizer, on a confined thread of another run
+                self.mailbox.post(lambda: self.signal(signum))
 
     def finish(self):
         """Nothing of the run is left: processes, threads, zombies, descriptors (but for pidfd).
@@ -2144,6 +3608,13 @@ class _Supervisor:
         except Exception as e:
             self.error = self.error or "the sandbox could not be cleaned up: %s" % e
         self.broker.close()
+        if self.callback and self.callback.tid and not self.callback.close():
+            self.fault("the callback did not return; its thread is left to itself")
+            self.callback.tid = None
+        self.mailbox.close()
+        self.context.close()
+        if self.hosts:
+            self.hosts.close()
         if self.broker.faults:
             self.error = self.error or "the broker failed: " + self.broker.faults[0]
         self._close_listener()
@@ -2214,7 +3685,8 @@ class _Supervisor:
         """Waits until the run has ended and its threads are gone from the process."""
         with self.finished:
             pass
-        for tid in (self.pad_tid, self.broker.tid, self.tid):
+        callback = self.callback.tid if self.callback else None
+        for tid in (self.pad_tid, self.broker.tid, self.tid, callback):
             while tid and tid != threading.get_native_id() and not _thread_is_gone(tid):
                 time.sleep(0)
 
@@ -2230,6 +3702,8 @@ class _Supervisor:
         self.launching.terminal, self.launching._holds_dumpable = None, False
         self.release()
         self._close_listener()
+        self.mailbox.forget()
+        self.broker.mailbox.forget()
         self.launching.close()
         self.launching.finish()
 
@@ -2252,15 +3726,27 @@ def _set_foreground(terminal, group):
         os.tcsetpgrp(terminal, group)
 
 
-def _is_readable(fd, timeout_ms=0):
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(timeout_ms))
 
 
 def _wait_readable(fd):
     while not _is_readable(fd, None):
         continue
+
+
+_IGNORED_SIGNALS = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27  # by default: CHLD CONT URG WINCH; signal(7)
+
+
+def _has_signal(tid):
+    """What a task has to handle once it returns: 2 for a signal of its own, 1 for one that another
+    thread of its process may take, 0."""
+    status = _task_status(tid)
+    try:
+        own, shared, blocked, ignored, caught = (
+            int(status[name], 16) for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"))
+    except (KeyError, ValueError):
+        return 0
+    idle = blocked | ignored | _IGNORED_SIGNALS & ~caught
+    return 2 if own & ~idle else 1 if shared & ~idle else 0
 
 
 def _thread_group(tid):
@@ -2303,6 +3789,444 @@ def _reap_adopted(pid):
         return  # as usual: somebody else's
 
 
+class _Network(_Record):
+    """net_allow or net_deny, host names resolved. `rows`: (schemes, address ranges or None, port
+    ranges or None). `pinned`: (name, addresses as text)."""
+    _fields = dict(field="net_allow", rows=(), pinned=())
+
+    def permits(self, udp, version, number, port):
+        scheme = "udp" if udp else "tcp"
+        named = any(scheme in schemes and (ranges is None or _within(ranges, version, number))
+                    and (ports is None or any(low <= port <= high for low, high in ports))
+                    for schemes, ranges, ports in self.rows)
+        return named == (self.field == "net_allow")
+
+    def ceiling(self):
+        """Every address that some rule allows, as ranges."""
+        if self.field == "net_deny" or any(ranges is None and schemes != ("unix",)
+                                           for schemes, ranges, _ in self.rows):
+            return _EVERY_ADDRESS
+        return tuple(dict.fromkeys(r for _, ranges, _ in self.rows for r in ranges or ()))
+
+
+_EVERY_ADDRESS = ((4, 0, 2 ** 32 - 1), (6, 0, 2 ** 128 - 1))
+
+
+def _resolve_network(policy):
+    """Looks host names up, once. Raises LaunchError."""
+    field = "net_deny" if policy.net_deny else "net_allow"
+    rows, pinned = [], []
+    for text in getattr(policy, field):
+        endpoint = _endpoint(field, text)
+        ranges = None
+        if isinstance(endpoint.host, str):
+            addresses = _look_up(endpoint.host)
+            pinned.append((endpoint.host, addresses))
+            ranges = _address_ranges(field, addresses)
+        elif endpoint.host is not None:
+            ranges = _address_ranges(field, [endpoint.host])
+        rows.append((endpoint.schemes, ranges, endpoint.ports))
+    return _Network(field=field, rows=tuple(rows), pinned=tuple(dict(pinned).items()))
+
+
+def _look_up(name):
+    import socket
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as e:
+        raise LaunchError("net_allow", 0, name, "the name does not resolve: %s" % e) from e
+    return tuple(dict.fromkeys(row[4][0].partition("%")[0] for row in found))
+
+
+class _Hosts:
+    """The /etc/hosts that pins names: their lines, then the real file as far as the policy lets it
+    be read. On the broker's thread, except for close()."""
+
+    def __init__(self, pinned):
+        self.path = os.path.realpath(b"/etc/hosts")
+        self._lines = "".join("%s %s\n" % (address, name)
+                              for name, addresses in pinned for address in addresses).encode()
+        self._fd = -1
+
+    def open(self, walker):
+        """A descriptor of its own for each reader."""
+        if self._fd < 0:
+            name = ctypes.create_string_buffer(b"hosts")
+            self._fd = _call("memfd_create", _address(name), MFD_CLOEXEC | MFD_ALLOW_SEALING)
+            os.write(self._fd, self._lines + self._real(walker))
+            fcntl.fcntl(self._fd, F_ADD_SEALS, F_SEAL_ALL)
+        return _result_fd(walker.open(AT_FDCWD, b"/proc/self/fd/%d" % self._fd, os.O_RDONLY))
+
+    def _real(self, walker):
+        fd = walker.open(AT_FDCWD, self.path, os.O_RDONLY | os.O_NONBLOCK)
+        if fd < 0:
+            return b"127.0.0.1 localhost\n::1 localhost\n"
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+
+    def close(self):
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+# ------------------------------------------------------------------------------------------------
+# 13  The live policy: context and callback thread
+# ------------------------------------------------------------------------------------------------
+
+class Verdict:
+    """What a policy callback returns. None, 0 and False allow too, True denies, a positive int
+    denies with that errno, "audit" allows and records."""
+    ALLOW, DENY, AUDIT = 0, -1, -2
+
+    @staticmethod
+    def deny_with(error):
+        """Deny with an errno from 1 to 4095."""
+        if isinstance(error, bool) or not isinstance(error, int) or not 1 <= error <= 4095:
+            raise PolicyFnError("deny_with: %r is not an errno from 1 to 4095" % (error,))
+        return error
+
+
+def _verdict_errno(verdict):
+    """-> (errno, 0 to allow; whether it is recorded). ValueError for what is no verdict."""
+    if verdict is None or verdict is False:
+        return 0, False
+    if verdict is True:
+        return errno.EPERM, False
+    if isinstance(verdict, str) and verdict == "audit":
+        return 0, True
+    if isinstance(verdict, int) and -2 <= verdict <= 4095:
+        return {0: 0, -1: errno.EPERM, -2: 0}.get(verdict, verdict), verdict == Verdict.AUDIT
+    raise ValueError("%r is not a verdict" % (verdict,))
+
+
+class LivePolicy(_Record):
+    """What is allowed at a moment. `allowed_ips`: frozenset of addresses and networks, as text.
+    `max_memory_bytes`: 0 is no limit. `max_processes`: at once."""
+    _fields = dict(allowed_ips=frozenset(), max_memory_bytes=0, max_processes=64)
+
+
+def _address_ranges(field, ips):
+    """Addresses and networks as text or ipaddress objects -> (version, first, last) each."""
+    ranges = []
+    for ip in _sequence(field, ips, "addresses and networks"):
+        def wrong(reason):
+            return PolicyError(field, ip, reason)
+        net = _endpoint_host(wrong, str(ip))
+        if net is None or isinstance(net, str):
+            raise wrong("expected an address or a network")
+        ranges.append((net.version, int(net.network_address), int(net.broadcast_address)))
+    return tuple(ranges)
+
+
+def _intersect(some, others):
+    """The addresses that are in both."""
+    return tuple(dict.fromkeys(
+        (version, max(a, c), min(b, d)) for version, a, b in some for other, c, d in others
+        if version == other and max(a, c) <= min(b, d)))
+
+
+def _within(ranges, version, number):
+    return any(v == version and first <= number <= last for v, first, last in ranges)
+
+
+def _range_texts(ranges):
+    import ipaddress
+    texts = set()
+    for version, first, last in ranges:
+        kind = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
+        for net in ipaddress.summarize_address_range(kind(first), kind(last)):
+            texts.add(str(net.network_address if net.num_addresses == 1 else net))
+    return frozenset(texts)
+
+
+class PolicyContext:
+    """The policy of a running sandbox: read it, tighten it, from the callback and through
+    `Process.policy` from any thread. A change holds for the event being judged and all after it.
+
+    A policy starts at its ceiling, the static one. restrict_* shrink it for good; after that grant_*
+    of the same field raises PolicyFnError. Bad values raise PolicyError.
+    """
+
+    def __init__(self, supervisor, network, max_memory, max_processes, files_are_trapped):
+        self._sup, self._files_are_trapped = supervisor, files_are_trapped
+        self._lock = _thread.allocate_lock()  # guards everything below
+        self._most = dict(network=network, max_memory=max_memory or 0, max_processes=max_processes)
+        self._now = dict(self._most)
+        self._restricted = set()
+        self._overrides = {}  # pid -> (pidfd, ranges)
+        self._denied = {}     # path -> (path as resolved then, identity or None)
+
+    # -- reading
+
+    def current(self):
+        """LivePolicy as it is now."""
+        with self._lock:
+            return self._snapshot(self._now)
+
+    def ceiling(self):
+        """LivePolicy that it may be at most: the static policy."""
+        return self._snapshot(self._most)
+
+    @staticmethod
+    def _snapshot(values):
+        return LivePolicy(allowed_ips=_range_texts(values["network"]),
+                          max_memory_bytes=values["max_memory"],
+                          max_processes=values["max_processes"])
+
+    def max_processes(self):
+        return self._now["max_processes"]
+
+    def max_memory(self):
+        return self._now["max_memory"]
+
+    # -- changing
+
+    def grant_network(self, ips):
+        """Allows addresses again, as far as the static policy does."""
+        ranges = _address_ranges("grant_network", ips)
+        with self._lock:
+            self._refuse_restricted("network")
+            more = _intersect(self._most["network"], ranges)
+            self._now["network"] = tuple(dict.fromkeys(self._now["network"] + more))
+
+    def grant_max_memory(self, n):
+        """bytes."""
+        self._grant("max_memory", _integer("grant_max_memory", n))
+
+    def grant_max_processes(self, n):
+        self._grant("max_processes", _integer("grant_max_processes", n))
+
+    def restrict_network(self, ips):
+        """Only these addresses from now on, of those that were allowed; [] blocks every one."""
+        ranges = _address_ranges("restrict_network", ips)
+        with self._lock:
+            self._restricted.add("network")
+            self._now["network"] = _intersect(self._now["network"], ranges)
+
+    def restrict_max_memory(self, n):
+        """bytes."""
+        self._restrict("max_memory", _integer("restrict_max_memory", n))
+
+    def restrict_max_processes(self, n):
+        self._restrict("max_processes", _integer("restrict_max_processes", n))
+
+    def _grant(self, field, n):
+        with self._lock:
+            self._refuse_restricted(field)
+            if self._now[field]:  # 0: there is no limit to widen
+                most = self._most[field]
+                self._now[field] = max(self._now[field], min(n, most) if most else n)
+        self._sup.limits_changed()
+
+    def _restrict(self, field, n):
+        with self._lock:
+            self._restricted.add(field)
+            self._now[field] = min(self._now[field], n) if self._now[field] else n
+        self._sup.limits_changed()
+
+    def _refuse_restricted(self, field):
+        if field in self._restricted:
+            raise PolicyFnError("cannot grant restricted field: %s" % field)
+
+    def restrict_pid_network(self, pid, ips):
+        """A tighter list for one process and all its threads, until it ends."""
+        ranges = _address_ranges("restrict_pid_network", ips)
+        try:
+            pidfd = _pidfd_open(_integer("restrict_pid_network", pid))
+        except OSError as e:
+            raise PolicyFnError("restrict_pid_network: %d: %s" % (pid, e)) from e
+        if not self._sup.is_member(pid):
+            os.close(pidfd)
+            raise PolicyFnError("restrict_pid_network: %d is not in the sandbox" % pid)
+        with self._lock:
+            self._drop_override(pid)
+            self._overrides[pid] = (pidfd, ranges)
+
+    def clear_pid_override(self, pid):
+        """Back to the list that holds for all."""
+        with self._lock:
+            self._drop_override(pid)
+
+    def _drop_override(self, pid):
+        if pid in self._overrides:
+            os.close(self._overrides.pop(pid)[0])
+
+    def deny_path(self, path):
+        """Denies a path and all beneath it, on every trapped call, whatever name reaches it."""
+        path = _path("deny_path", path)
+        if not self._files_are_trapped:
+            raise PolicyFnError('deny_path needs file events: put "file" into policy_events')
+        resolved = os.path.realpath(path)
+        try:
+            info = os.stat(resolved)
+            identity = (info.st_dev, info.st_ino)
+        except OSError:
+            identity = None
+        with self._lock:
+            self._denied[path] = (resolved, identity)
+
+    def allow_path(self, path):
+        """Takes deny_path back."""
+        with self._lock:
+            self._denied.pop(_path("allow_path", path), None)
+
+    # -- judging
+
+    def refusal(self, call):
+        """(errno, reason, field) if the live rules refuse a call, else None. On any thread."""
+        with self._lock:
+            if call.address is not None:
+                task = call.request.task
+                if not _within(self._now["network"], *call.address):
+                    return errno.ECONNREFUSED, "restrict_network", "policy_fn"
+                if not self._permitted_by_override(task.process, call.address):
+                    return errno.ECONNREFUSED, "restrict_pid_network", "policy_fn"
+            if self._denied and call.event.get("path") is not None and call.family != "connect":
+                return self._denied_path(call)
+        return None
+
+    def _permitted_by_override(self, process, address):
+        """A pidfd stands for one process for ever: once that has ended, the number is free."""
+        if process not in self._overrides:
+            return True
+        pidfd, ranges = self._overrides[process]
+        if _is_readable(pidfd):
+            self._drop_override(process)
+            return True
+        return _within(ranges, *address)
+
+    def _denied_path(self, call):
+        path = call.event["path"]
+        for denied, identity in self._denied.values():
+            if (path == denied or path.startswith(denied.rstrip("/") + "/")
+                    or identity in call.identities):
+                return errno.EACCES, "deny_path", "policy_fn"
+        return None
+
+    def close(self):
+        """At the end of the run, when there is nobody left to be judged."""
+        with self._lock:
+            for pid in list(self._overrides):
+                self._drop_override(pid)
+
+
+class _Callback:
+    """The thread of the policy callback: one event at a time, in order; who decides also answers.
+
+    Everything fails closed. The supervisor's thread watches the time: what is being judged for too
+    long is denied, and with it all that waits behind it.
+    """
+
+    def __init__(self, supervisor, function, timeout_s):
+        self._sup, self._function, self.timeout_s = supervisor, function, timeout_s
+        self._calls = queue.SimpleQueue()
+        self._current = None   # (call, since when)
+        self._late = False     # the one that is being judged has had its time
+        self._alive = False
+        self._ended = _thread.allocate_lock()
+        self.tid = None
+
+    def start(self):
+        self._ended.acquire()
+        self._alive = True
+        try:
+            _thread.start_new_thread(self._serve, ())
+        except BaseException:
+            self._alive = False
+            self._ended.release()
+            raise
+
+    def submit(self, call):
+        self._calls.put(call)
+        if self._late or not self._alive:
+            self._deny_waiting()
+
+    def _serve(self):
+        self.tid = threading.get_native_id()
+        _block_signals()
+        try:
+            while True:
+                call = self._calls.get()
+                if call is None:
+                    return
+                self._judge(call)
+        finally:
+            self._alive = False
+            self._deny_waiting()
+            self._ended.release()
+
+    def _judge(self, call):
+        sup, fault, verdict = self._sup, None, -1
+        self._current = (call, time.monotonic())
+        try:
+            event = sup.event(call, bool(call.refusal or call.failed or sup.context.refusal(call)))
+            verdict = self._function(event, sup.context)
+            error, audited = _verdict_errno(verdict)
+        except BaseException as e:  # SystemExit and KeyboardInterrupt too: none of them allows
+            error, audited, fault = errno.EPERM, False, "%s: %s" % (type(e).__name__, e)
+        finally:
+            self._current, self._late = None, False
+        if not call.request.claim():
+            return  # it took too long
+        if fault:
+            sup.fault("%s: %s" % (call.family, fault))
+        if audited:
+            sup.record(sup.audits, event)
+        if error:
+            sup.refuse_call(call, error, "policy_fn: " + (fault or "denied"), "policy_fn")
+            return
+        if call.wants_umask:
+            call.umasks = _umasks(call.request.tid)
+        sup.settle(call)
+
+    def watch(self):
+        """By the supervisor, now and then: what takes too long, or came after the thread's death."""
+        current = self._current
+        if current is not None and time.monotonic() - current[1] > self.timeout_s:
+            call = current[0]
+            self._late = True
+            if call.request.claim():
+                self._sup.fault("%s: the callback took longer than %g s" % (call.family, self.timeout_s))
+                self._sup.refuse_call(call, errno.EPERM, "policy_fn: timeout", "policy_fn")
+            if self._current is current:
+                self._deny_waiting()
+            else:
+                self._late = False
+        elif not self._alive:
+            self._deny_waiting()
+
+    def _deny_waiting(self):
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                return
+            if call is None:
+                self._calls.put(None)
+                return
+            if call.request.claim():
+                self._sup.fault("%s: the callback is busy with an earlier event for too long, "
+                                "or its thread has died" % call.family)
+                self._sup.refuse_call(call, errno.EPERM, "policy_fn: timeout", "policy_fn")
+
+    def close(self):
+        """True if the thread has ended; one that hangs in the callback gets its time, then it is
+        left to itself: nothing that it returns matters any more."""
+        self._calls.put(None)
+        ended = self._ended.acquire(timeout=self.timeout_s)
+        if ended:
+            self._ended.release()
+        return ended
+
+
+def _umasks(tid):
+    """(the task's umask, the host's); OSError where they cannot be read."""
+    found = [_task_status(number).get("Umask") for number in (tid, os.getpid())]
+    if None in found:
+        raise OSError(errno.EPERM, "umask")
+    return tuple(int(text, 8) for text in found)
+
+
 # ------------------------------------------------------------------------------------------------
 # 14  Launch pad
 # ------------------------------------------------------------------------------------------------
@@ -2333,7 +4257,8 @@ class _Launch:
     """
     DEATH_PIPE_AT = 1023  # the highest usual number; a higher one makes every fork copy more
 
-    def __init__(self, policy, argv, stdio, signals, new_session=True, terminal=None):
+    def __init__(self, policy, argv, network, stdio, signals, new_session=True, terminal=None):
+        self.network = network
         self.policy, self.argv, self.signals, self.terminal = policy, argv, signals, terminal
         self.fds, self.lasting_fds, self._keep, self._holds_dumpable = [], [], [], False
         self.abi = landlock_abi_version()
@@ -2361,7 +4286,7 @@ class _Launch:
         self.lasting_fds.append(self.death_write)
         binding = ("sched_setaffinity",) if policy.cpu_cores is not None else ()
         self.filter = _policy_filter(policy.extra_deny_syscalls + binding, policy.extra_allow_syscalls,
-                                     _ARCH, _trapped_syscalls(policy))
+                                     _ARCH, _trapped_syscalls(policy), (), _datagram_kinds(policy))
         self.limits = tuple((resource, value) for resource, value in (
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
             (RLIMIT_FSIZE, policy.max_file_size)) if value is not None)
@@ -2676,10 +4601,11 @@ class Sandbox:
         argv = [os.fspath(word) for word in args]
         if not argv or any("\0" in os.fsdecode(word) for word in argv):
             raise ValueError("args needs a command, and no word may contain a NUL: %r" % (args,))
+        network = _resolve_network(self.policy)
         with _SignalsBlocked() as signals:
             stdio = _Stdio(modes)
             try:
-                launch = _Launch(self.policy, argv, stdio.child, signals, **options)
+                launch = _Launch(self.policy, argv, network, stdio.child, signals, **options)
                 supervisor = _Supervisor(launch)
                 supervisor.launch()
                 return Process(supervisor, stdio.parent, threaded)
@@ -2772,6 +4698,11 @@ class Process:
     def pid(self):
         """Process id of the program."""
         return self._supervisor.pid
+
+    @property
+    def policy(self):
+        """PolicyContext of this run, for any thread, at any time while it runs."""
+        return self._supervisor.context
 
     @property
     def returncode(self):
@@ -2884,10 +4815,10 @@ class Process:
         pending = memoryview(data or b"")
         self._open_streams(poller, streams, bool(pending))
         supervisor = self._supervisor
-        listener = -1 if self._threaded else supervisor.listener.fd
-        for fd in (supervisor.pidfd,) if self._threaded else (supervisor.pidfd, listener):
+        for fd in (supervisor.pidfd,) if self._threaded else (supervisor.pidfd, supervisor.mailbox.fd):
             poller.register(fd, select.POLLIN)
         while True:
+            due = None if self._threaded else supervisor.attend()
             timeout = _remaining_ms(deadline)
             if timeout == 0:
                 supervisor.kill(ExitReason.TIMEOUT)
@@ -2895,9 +4826,10 @@ class Process:
             if supervisor.launching.terminal is not None:
                 self._follow_job_control()
                 timeout = min(50, timeout or 50)
+            if due is not None:
+                timeout = due if timeout is None else min(due, timeout)
             for fd, event in poller.poll(timeout):
-                if fd == listener:
-                    supervisor.answer(poller, event)
+                if fd == supervisor.mailbox.fd:
                     continue
                 if fd == supervisor.pidfd:
                     return
@@ -2966,6 +4898,7 @@ class Process:
             exit_code=code, signal=signum, reason=reason, error=error,
             stdout=b"".join(self._captured.get(1, ())), stderr=b"".join(self._captured.get(2, ())),
             duration=supervisor.ended - supervisor.begun, denials=tuple(supervisor.denials),
+            audits=tuple(supervisor.audits), policy_errors=tuple(supervisor.faults),
             missing_paths=supervisor.launching.missing_paths, unenforced=supervisor.launching.unenforced)
 
     def _follow_job_control(self):

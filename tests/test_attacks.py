@@ -413,7 +413,7 @@ def test_forks_are_not_interrupted_by_the_end_of_children(monkeypatch):
     sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), max_processes=2000)
     assert sandbox.run([payload], timeout=60).stdout == b"0\n"
     monkeypatch.setitem(sandlock._HANDLERS, "rt_sigaction",
-                        (lambda sup, request: sandlock._CONTINUE, False, sandlock._always))
+                        (lambda sup, request: sandlock._CONTINUE, False, sandlock._always, None))
     assert sandbox.run([payload], timeout=60).stdout != b"0\n"  # the control
 
 
@@ -453,7 +453,7 @@ def test_the_oracle_outlives_a_failing_job():
     """What fails on the broker is told, and the clean-up still finds everybody."""
     process = box().popen(["sh", "-c", "(setsid sleep 100 &); echo up; sleep 100"], stdout=1)
     assert process.stdout.read(3) == b"up\n"
-    process._supervisor.broker.post(lambda: 1 / 0)
+    process._supervisor.broker.mailbox.post(lambda: 1 / 0)
     assert eventually(lambda: len(process.processes()) >= 3)
     pids = process.processes()
     process.kill()

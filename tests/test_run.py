@@ -109,7 +109,8 @@ def test_signals_pause_and_resume():
     process = box().popen(["sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done"], stdout=1)
     assert process.stdout.read(6) == b"ready\n"
     process.pause()
-    assert all(sandlock._proc_stat(pid)[0] in b"TZ" for pid in process._signal_all(0))
+    assert eventually(lambda: all((sandlock._proc_stat(pid) or [b"Z"])[0] in b"TZ"
+                                  for pid in process._signal_all(0)))
     process.resume()
     process.terminate()
     assert process.wait().exit_code == 5
