@@ -29,6 +29,7 @@ Sections: 1 this text - 2 errors - 3 policy and public values - 4 kernel ABI - 5
 11 broker - 12 supervisor - 14 launch pad - 15 Sandbox, Process, confine - 16 command line.
 (13, the policy callback, is not there yet.) Each uses earlier ones only.
 """
+import atexit
 import ctypes
 import enum
 import errno
@@ -352,7 +353,6 @@ def _endpoint_port(wrong, text):
 def _endpoint_host(wrong, host):
     """"" and "*" -> None; an address or network -> ip_network, IPv4-mapped ones and the
     unspecified address as the kernel takes them; else a host name."""
-    import ipaddress  # 3 ms that only network policies pay
     if host in ("", "*"):
         return None
     labels = host[:-1].split(".") if host.endswith(".") else host.split(".")
@@ -403,7 +403,6 @@ def _user(field, value):
 
 def _user_ids(field, value):
     """-> (uid, gid, groups) of a `user` value."""
-    import pwd
     uid, colon, gid = str(value).partition(":")
     if colon and uid.isdigit() and gid.isdigit():
         uid, gid = (_integer(field, int(n), 0, 2 ** 32 - 2) for n in (uid, gid))
@@ -465,6 +464,16 @@ def _allowed_syscalls(field, value):
     return names
 
 
+def _import_the_rest():
+    """What is too slow to import with this file, with the first policy. Never later: a program that
+    may write to a directory of sys.path could plant a module there, and the host would run it."""
+    global ipaddress, pwd, resource, socket
+    import ipaddress
+    import pwd
+    import resource
+    import socket
+
+
 class Policy(_Record):
     """What a program may do: a frozen, hashable value. README.md and SPEC.md 2 describe each field.
 
@@ -501,6 +510,7 @@ class Policy(_Record):
     _fields = {name: default for name, (default, _) in _rules.items()}
 
     def __init__(self, **values):
+        _import_the_rest()
         for name in values:
             if name not in self._rules:
                 raise TypeError("Policy has no field %r; fields: %s" % (name, " ".join(self._rules)))
@@ -635,16 +645,19 @@ PIDFD_THREAD = 0o200  # O_EXCL
 PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
 PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0x4206, 0x4207
 PTRACE_O_TRACEEXEC, PTRACE_EVENT_EXEC, WALL = 1 << 4, 4, 0x40000000  # __WALL of wait(2)
+CLD_TRAPPED = 4
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_NOFILE = 0, 1, 7
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
 RESOLVE_NO_MAGICLINKS = 2
 AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
 _PAGE = 4096  # or a multiple
+IN_ONLYDIR, IN_DONT_FOLLOW = 0x01000000, 0x02000000
 O_TMPFILE = 0o20000000 | os.O_DIRECTORY
 O_PATH = 0o10000000  # asm-generic/fcntl.h; os.O_PATH is missing where libc's headers lack it
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 #: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: what a root host's program keeps.
 _KEPT_CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4
+CAP_SYS_PTRACE = 1 << 19
 POSIX_SPAWN_SETPGROUP, POSIX_SPAWN_SETSIGDEF = 0x02, 0x04  # spawn.h of glibc and musl
 POSIX_SPAWN_SETSIGMASK, POSIX_SPAWN_SETSID = 0x08, 0x80
 
@@ -657,7 +670,9 @@ SOL_SOCKET, SO_TYPE, SO_SNDTIMEO, SO_DOMAIN, SCM_RIGHTS = 1, 3, 21, 39, 1
 SHUT_RDWR = 2
 IPPROTO_TCP, IPPROTO_UDP, NETLINK_ROUTE = 6, 17, 0
 MSG_FASTOPEN, MSG_DONTWAIT, MSG_NOSIGNAL = 0x20000000, 0x40, 0x4000
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL = 0x5412, 0x541C, 0x5423, 0x540C
+F_SETLEASE, F_SETDELEG = 1024, 1040  # a lease makes whoever opens the file wait, host or not
+FIONREAD = 0x541B
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 _HARMLESS_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xffffffff)
 # PER_LINUX, PER_LINUX32, UNAME26, both, ADDR_NO_RANDOMIZE, and the query
@@ -830,6 +845,11 @@ def _pidfd_send_signal(pidfd, signum):
     _call("pidfd_send_signal", pidfd, signum, 0, 0)  # 5.1
 
 
+SIG_UNBLOCK, SIG_SETMASK = 1, 2  # asm-generic/signal.h
+#: What may be blocked: not libc's own signals, by which setuid(3) reaches every thread of the host.
+_SIGNALS = 2 ** 64 - 1 & ~(1 << 31 | 1 << 32 | 1 << 33)
+
+
 class _SignalsBlocked:
     """Context in which no signal handler interrupts this thread. `before` is the mask to restore.
 
@@ -838,20 +858,20 @@ class _SignalsBlocked:
     """
 
     def __init__(self):
-        self._all = ctypes.create_string_buffer(b"\xff" * 8, 8)
+        self._all = ctypes.create_string_buffer(_SIGNALS.to_bytes(8, sys.byteorder), 8)
         self.before = ctypes.create_string_buffer(8)
-        _call("rt_sigprocmask", 2, 0, _address(self.before), 8)
+        _call("rt_sigprocmask", SIG_SETMASK, 0, _address(self.before), 8)
 
     def __enter__(self):
         try:  # a signal from just before is handled just after the call, and may raise here
-            _call("rt_sigprocmask", 2, _address(self._all), _address(self.before), 8)  # SIG_SETMASK
+            _call("rt_sigprocmask", SIG_SETMASK, _address(self._all), _address(self.before), 8)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *exception):
-        _call("rt_sigprocmask", 2, _address(self.before), 0, 8)
+        _call("rt_sigprocmask", SIG_SETMASK, _address(self.before), 0, 8)
 
     def breathe(self):
         self.__exit__()
@@ -866,6 +886,15 @@ def _block_signals():
 def _thread_is_gone(tid):
     """True once no thread `tid` of this process is left in the kernel (tgkill(2), ESRCH)."""
     return _raw(_NR["tgkill"], os.getpid(), tid, 0) == -errno.ESRCH
+
+
+_fork_lock = _thread.allocate_lock()  # held while the host forks, and while a descriptor is made
+_host_only = set()  # that must not live on in a forked child: listeners, death pipes
+
+
+def _close_host_only(fd):
+    _host_only.discard(fd)
+    os.close(fd)
 
 
 def _high_fd(fd):
@@ -1119,6 +1148,19 @@ def kernel_support():
     return rows
 
 
+_FINDING = "finding processes that hide, to count and to end them"
+
+
+@functools.lru_cache(maxsize=None)
+def _proc_hides_processes():
+    """Whether /proc shows an ordinary user only what it may ptrace; hidepid in proc(5)."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        rows = [line.split() for line in file]
+    options = b",".join(row[-1] for row in rows if row[4] == b"/proc")
+    return any(b"hidepid=" + value in options.split(b",")
+               for value in (b"2", b"4", b"invisible", b"ptraceable"))
+
+
 def _require_enforceable(policy, abi):
     """The protections that best_effort leaves out; UnsupportedError without it, or for a field
     whose enforcement does not exist yet."""
@@ -1134,6 +1176,11 @@ def _require_enforceable(policy, abi):
         raise UnsupportedError("architecture", " or ".join(_ARCHITECTURES), os.uname().machine)
     if not _kernel_flags().listener:
         raise UnsupportedError("seccomp listener", "Linux 5.9", os.uname().release)
+    if _proc_hides_processes() and os.geteuid() != 0:
+        if not policy.best_effort:
+            raise UnsupportedError(_FINDING, "/proc without hidepid, root, or best_effort",
+                                   "/proc mounted with hidepid")
+        return _lost_protections(abi) + (_FINDING,)
     lost = _lost_protections(abi)
     if lost and not policy.best_effort:
         name, needed, kernel = next(row for row in _PROTECTIONS if row[0] == lost[0])
@@ -1406,7 +1453,9 @@ _BLOCKS = {
     "clone": _block_clone,
     "socket": _block_socket,
     "socketpair": _block_socketpair,
-    "ioctl": _block_values(1, [TIOCSTI, TIOCLINUX], then="eperm", otherwise="allow"),
+    "ioctl": _block_values(1, [TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL], then="eperm",
+                           otherwise="allow"),
+    "fcntl": _block_values(1, [F_SETLEASE, F_SETDELEG], then="eperm", otherwise="allow"),
     "personality": _block_values(0, _HARMLESS_PERSONALITIES),
     "seccomp": _block_bits(1, SECCOMP_FILTER_FLAG_NEW_LISTENER),
     "sendto": _block_send(3, 4),
@@ -1560,7 +1609,7 @@ class _Listener:
         answer = seccomp_notif_resp(request.id, *reply)
         while True:
             result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_SEND, _address(answer))
-            if result in (-errno.ENOENT, -errno.EINPROGRESS):
+            if result in (-errno.ENOENT, -errno.EINPROGRESS, -errno.EBADF):
                 return False
             if result >= 0:
                 return True
@@ -1712,9 +1761,9 @@ class _Call:
     """A syscall that has been read and resolved: what it would do, and what the rules say.
 
     `event`: fields of the SyscallEvent. `refusal`: (errno, reason, policy field) of a static rule,
-    or None. `act`: does it and returns the reply, _ANSWERED, or None: on a worker to be asked
-    again, else when somebody goes on with it. `where`: anywhere, on the broker's thread, or, if it
-    may block, on a worker; both are confined. `free`: ends what blocks there. `fds`: closed when the call is over. `address`:
+    or None. `act`: does it and returns the reply, _ANSWERED, or None when somebody
+    goes on with it. `where`: anywhere, on the broker's thread, or, if it may block, on a worker;
+    both are confined. `fds`: closed when the call is over. `address`:
     (version, number) of a network peer, and `identities`: (device, inode) of existing files, for
     the live rules. `failed`: the kernel has refused it. `umasks`: the task's and the host's, read
     before acting where it `wants_umask`.
@@ -1725,9 +1774,8 @@ class _Call:
         self.where, self.fds, self.event = where, list(fds), event
         self.address, self.identities, self.failed = None, (), False
         self.wants_umask, self.umasks = False, None
-        self.sock, self.domain, self.free = None, None, None
-        self.interrupted = self.datagram = self.goes_on = False
-        self.seen_pending = 0
+        self.sock, self.datagram = None, False
+        self.worker, self.interrupted, self.seen_pending = None, False, 0
 
     def close(self):
         while self.fds:
@@ -1918,12 +1966,14 @@ def _socket_call(sup, request, family, fd, sockaddr, act):
     try:
         sup.listener.check(request)
         domain, kind = _socket_kind(sock)
-        call.sock, call.domain, call.datagram = sock, domain, kind == SOCK_DGRAM
+        call.sock, call.datagram = sock, kind == SOCK_DGRAM
         call.act = lambda: act(call, sock, sockaddr)
         if domain == AF_UNIX:
             call.act = _resolve_unix(call, sockaddr, act, sock)
         elif domain in (AF_INET, AF_INET6):
             _judge_inet(sup, call, domain, kind, sockaddr)
+        elif domain != AF_NETLINK:  # what setsockopt(TCP_ULP) may have made of it
+            raise OSError(errno.EAFNOSUPPORT, "socket family %d" % domain)
         return call
     except BaseException:
         call.close()
@@ -1974,28 +2024,14 @@ def _resolve_unix(call, sockaddr, act, sock):
 def _on_connect(sup, request):
     """connect(2). The server sees the host's pid in SO_PEERCRED, with the task's uid and gid."""
     sockaddr = _read_sockaddr(request, request.args[1], request.args[2] & 0xffffffff)
-    call = _socket_call(sup, request, "connect", request.args[0], sockaddr, _try_connect)
+    call = _socket_call(sup, request, "connect", request.args[0], sockaddr, _connect_now)
     if call.where == _BROKER and not call.datagram:
         call.where = _WORKER
     return sup.judge(call)
 
 
-def _try_connect(call, sock, sockaddr):
-    """On a worker, where it may block. A stream socket of the Internet family simply does, and is
-    freed by disconnecting it. One of AF_UNIX whose peer's queue is full could not be freed: it is
-    asked again. O_NONBLOCK is shared with the task for that moment; a program that flips it back
-    makes one worker wait for its own peer."""
-    waits = not fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK
-    if call.domain != AF_UNIX or not waits:
-        call.free = lambda: _libc.shutdown(sock, SHUT_RDWR)
-        return _result_of(_libc.connect(sock, sockaddr, len(sockaddr)))
-    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
-    fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_NONBLOCK)
-    try:
-        reply = _result_of(_libc.connect(sock, sockaddr, len(sockaddr)))
-    finally:
-        fcntl.fcntl(sock, fcntl.F_SETFL, flags)
-    return None if reply[1] == -errno.EAGAIN else reply
+def _connect_now(call, sock, sockaddr):
+    return _result_of(_libc.connect(sock, sockaddr, len(sockaddr)))
 
 
 def _on_bind(sup, request):
@@ -2057,7 +2093,7 @@ def _on_listen(sup, request):
     sock = sup.broker.tasks.descriptor(request.task, request.args[0])
     try:
         sup.listener.check(request)
-        if _socket_kind(sock)[0] in (AF_INET, AF_INET6) and not _local_port(sock):
+        if _socket_kind(sock)[0] not in (AF_UNIX, AF_NETLINK) and not _local_port(sock):
             sup.deny(_Call(request, "bind", None), "listening without bind takes any free port",
                      "net_allow_bind")
             return _refuse(errno.EACCES)
@@ -2071,6 +2107,34 @@ def _local_port(sock):
     if _libc.getsockname(sock, name, ctypes.byref(size)):
         raise OSError(ctypes.get_errno(), "getsockname")
     return struct.unpack_from(">H", name.raw, 2)[0]
+
+
+def _on_watch(sup, request):
+    """inotify_add_watch(2), which Landlock does not judge although it tells names and events: only
+    where reading is allowed, which opening the very object asks the kernel."""
+    name, mask = _read_path(request, request.args[1]), request.args[2] & 0xffffffff
+    target = _open_beneath_task(request.tid, name, (os.O_NOFOLLOW if mask & IN_DONT_FOLLOW else 0)
+                                | (os.O_DIRECTORY if mask & IN_ONLYDIR else 0))
+    try:
+        link = b"/proc/self/fd/%d" % target
+        sup.listener.check(request)
+        call = _Call(request, "openat", None, path=os.fsdecode(os.readlink(link)))
+        if stat.S_IFMT(os.fstat(target).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            return _refuse(errno.EACCES)
+        try:
+            os.close(os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except PermissionError as e:
+            sup.deny(call, "watching what may not be read", "fs_readable")
+            return _refuse(e.errno)
+        watcher = sup.broker.tasks.descriptor(request.task, request.args[0])
+        try:
+            text = ctypes.create_string_buffer(link)
+            return _return(_call("inotify_add_watch", watcher, _address(text),
+                                 mask & ~(IN_DONT_FOLLOW | IN_ONLYDIR)))
+        finally:
+            os.close(watcher)
+    finally:
+        os.close(target)
 
 
 # -- datagrams, and what else sendmsg(2) sends ------------------------------------------------------
@@ -2194,14 +2258,13 @@ def _send(sup, request, fd, flags, sockaddr, payload, control, fds, finish=None,
     flags &= 0xffffffff
 
     def act(call, sock, address):
-        reply = _try_send(sup, request, sock, flags, address, payload, control)
+        reply = _send_now(call, sock, flags, address, payload, control)
         if reply is not None:
             return finish(reply)
         if not patient:
             return finish(_refuse(errno.EAGAIN))
-        if call.where == _BROKER:
-            call.where, call.sock = _WORKER, sock
-            sup.broker.dispatch(sup, call)
+        call.where, call.sock = _WORKER, sock
+        sup.broker.dispatch(sup, call)
         return None
     try:
         if sockaddr:
@@ -2218,8 +2281,9 @@ def _send(sup, request, fd, flags, sockaddr, payload, control, fds, finish=None,
     return sup.judge(call)
 
 
-def _try_send(sup, request, sock, flags, sockaddr, payload, control):
-    """One attempt that does not wait; None where a blocking socket has to wait."""
+def _send_now(call, sock, flags, sockaddr, payload, control):
+    """On the broker without waiting: None where a blocking socket would have to."""
+    quick = MSG_DONTWAIT if call.where == _BROKER else 0
     data = ctypes.create_string_buffer(payload, len(payload) or 1)
     vector = iovec(_address(data), len(payload))
     name = ctypes.create_string_buffer(sockaddr, len(sockaddr) or 1)
@@ -2227,12 +2291,12 @@ def _try_send(sup, request, sock, flags, sockaddr, payload, control):
     header = ctypes.create_string_buffer(_MSGHDR.pack(
         _address(name) if sockaddr else 0, len(sockaddr), _address(vector), 1,
         _address(more) if control else 0, len(control), 0))
-    sent = _raw(_NR["sendmsg"], sock, _address(header), flags | MSG_DONTWAIT | MSG_NOSIGNAL)
-    if sent == -errno.EAGAIN and not flags & MSG_DONTWAIT:
+    sent = _raw(_NR["sendmsg"], sock, _address(header), flags | quick | MSG_NOSIGNAL)
+    if sent == -errno.EAGAIN and quick and not flags & MSG_DONTWAIT:
         if not fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK:
             return None
     if sent == -errno.EPIPE and not flags & MSG_NOSIGNAL and _socket_kind(sock)[1] == SOCK_STREAM:
-        _raw(_NR["tkill"], request.tid, signal.SIGPIPE)
+        _raw(_NR["tkill"], call.request.tid, signal.SIGPIPE)
     return _refuse(-sent) if sent < 0 else _return(sent)
 
 
@@ -2590,19 +2654,12 @@ class _Opening:
             self._on_worker(fd)
 
     def _on_worker(self, fd):
-        """What waits in open(2) is freed by opening the other end of the FIFO."""
         def act():
-            opened = _result_fd(_raw(_NR["openat"], AT_FDCWD, _address(link), flags))
-            try:
-                return None if self.call.interrupted else self._install(opened)
-            finally:
-                os.close(opened)
-
-        def free():
-            os.close(os.open(link.value, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+            self.call.fds.append(_result_fd(_raw(_NR["openat"], AT_FDCWD, _address(link), flags)))
+            return self._install(self.call.fds[-1])
         link = ctypes.create_string_buffer(b"/proc/self/fd/%d" % fd)
         flags = self._flags_of_reopening() | os.O_CLOEXEC
-        self.call.act, self.call.free, self.call.where = act, free, _WORKER
+        self.call.act, self.call.where = act, _WORKER
 
     def _open_hosts(self):
         opened = self.sup.hosts.open(self.walker)
@@ -2839,7 +2896,8 @@ class _Exec:
         if number == self.sup.pid:
             return _is_readable(self.sup.pidfd)  # our own child: its status is for the Result
         try:
-            return os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | WALL) is not None
+            found = os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | WALL)
+            return found is not None and found.si_code != CLD_TRAPPED  # stops are always told
         except ChildProcessError:
             return True
 
@@ -2936,6 +2994,7 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "mmap": (_on_growth, False, _limits_memory, "mmap"),
     "mremap": (_on_growth, False, _limits_memory, "mmap"),
     "setpgid": (_on_setpgid, True, _always, None),
+    "inotify_add_watch": (_on_watch, True, _always, None),
     "rt_sigaction": (_on_sigaction, False, _always, None),
     "prlimit64": (_on_other_process(0), False, _always, None),
     "sched_setaffinity": (_on_other_process(0), False, _always, None),
@@ -3065,10 +3124,14 @@ class _Broker:
         sup.complete(call, lambda: _refuse(errno.EAGAIN))
 
     def _work(self, sup, call):
+        me = threading.get_native_id()
+        mask = ctypes.create_string_buffer((1 << _interrupting_signal() - 1).to_bytes(8, sys.byteorder), 8)
         try:
+            _call("rt_sigprocmask", SIG_UNBLOCK, _address(mask), 0, 8)
             while call is not None:
+                call.worker = me
                 try:
-                    sup.complete(call, lambda: _act_patiently(sup, call))
+                    sup.complete(call, lambda: _act_on_worker(call))
                 finally:
                     self.waits.discard(call)
                 with self._lock:
@@ -3078,7 +3141,7 @@ class _Broker:
             self._ended_workers.append(None)
 
     def close(self):
-        """Ends the thread after the jobs it has, and waits for that."""
+        """Ends the threads after the jobs they have, and waits for that; False if one does not end."""
         def stop():
             self._going_on = False
         self.mailbox.post(stop)
@@ -3095,44 +3158,43 @@ class _Broker:
         if ended:
             self.tasks.close()
             self.mailbox.close()
+        return ended and len(self._ended_workers) == self._workers
 
 
-_STEP_MS = 10  # how long a call that waits may have to wait longer
-
-
-def _act_patiently(sup, call):
-    """On a worker: acts until there is a reply. The task, which takes no signal while it is held,
-    gets ERESTARTSYS when it has one to handle, as in the kernel; its own time limit counts."""
-    begun, pause_s, poller = time.monotonic(), _STEP_MS / 20000, select.poll()
-    reply = call.act()
-    if reply is not None:
-        return reply
-    limit_s = None
-    if call.sock is not None:
-        poller.register(call.sock, select.POLLOUT)
-        seconds, micros = struct.unpack("=qq", _socket_option(call.sock, SO_SNDTIMEO, size=16))
-        limit_s = seconds + micros / 1e6 or None
-    while True:
-        if call.interrupted:
-            return _refuse(errno.EINTR if limit_s else ERESTARTSYS)
-        if limit_s and time.monotonic() - begun > limit_s:
-            return _refuse(errno.EAGAIN)
-        sup.listener.check(call.request)
-        if poller.poll(_STEP_MS) and call.domain == AF_UNIX:
-            time.sleep(pause_s)  # writable, although its peer's queue is full
+def _act_on_worker(call):
+    """Acts, for as long as that takes. The task, which takes no signal while it is held, gets
+    ERESTARTSYS when it has one to handle, as in the kernel (EINTR with a time limit of its own)."""
+    try:
         reply = call.act()
-        if reply is not None:
-            return reply
+    except InterruptedError:
+        reply = _refuse(errno.EINTR)
+    if reply[1] == -errno.EINTR and call.interrupted:
+        if call.sock is None or not any(_socket_option(call.sock, SO_SNDTIMEO, size=16)):
+            return _refuse(ERESTARTSYS)
+    return reply
+
+
+@functools.lru_cache(maxsize=None)
+def _interrupting_signal():
+    """A signal that makes a blocked call of a worker return EINTR, and does nothing else: its
+    handler is abs(3). The highest real-time signal that the host does not use; sigaction(2)."""
+    action = struct.Struct("=Q128xiI8x")  # handler, mask, flags; glibc and musl, 64 bits
+    for number in range(64, 40, -1):
+        now = ctypes.create_string_buffer(action.size)
+        if _libc.sigaction(number, None, now) == 0 and not action.unpack(now.raw)[0]:
+            handler = ctypes.cast(_libc.abs, ctypes.c_void_p).value
+            _libc.sigaction(number, action.pack(handler, 0, 0), None)
+            return number
+    raise LaunchError("signals", errno.EAGAIN, detail="the host uses every real-time signal from 41 "
+                      "to 64; one must be left")
 
 
 def _interrupt(call):
-    """By the supervisor: the task has a signal to handle, or is dead."""
+    """The task has a signal to handle, or is dead. To be repeated: what is sent just before the
+    call blocks is lost."""
     call.interrupted = True
-    if call.free is not None:
-        try:
-            call.free()
-        except OSError:
-            return  # it does not wait (any more)
+    if call.worker:
+        _raw(_NR["tgkill"], os.getpid(), call.worker, _interrupting_signal())
 
 
 def _signal_members(pids, signum):
@@ -3147,8 +3209,12 @@ def _signal_members(pids, signum):
             continue
         try:
             pidfd = _pidfd_open(pid)
-        except OSError:
+        except ProcessLookupError:
             continue  # it ended
+        except OSError:  # no descriptor is left: the domain still bounds what a number can mean
+            if _raw(_NR["kill"], pid, signum) == 0:
+                members.append(pid)
+            continue
         try:
             _pidfd_send_signal(pidfd, signum)
             members.append(pid)
@@ -3185,7 +3251,8 @@ class _Supervisor:
     Sandbox.run does that itself; for popen a thread does (serve()). Whoever it is, it is one
     thread at a time, and it is not confined: what has to look into /proc is posted to `mailbox`.
 
-    `lock` guards `ending`, `reason` and signalling through `pidfd`, which any thread may do.
+    `lock` guards `ending`, `reason` and signalling through `pidfd`, which any thread may do, a
+    signal handler or a finalizer in the middle of it too.
     `finished` is held until nothing of the run is left but `pidfd`, which release() closes.
     """
     SWEEP_LIMIT_S = 10.0
@@ -3209,12 +3276,13 @@ class _Supervisor:
                          if self.asked else None)
         self.hosts = _Hosts(self.network.pinned) if self.network.pinned else None
         self.census, self.memory = _Census(self), None
-        self.lock, self.finished = _thread.allocate_lock(), _thread.allocate_lock()
+        self.lock, self.finished = threading.RLock(), _thread.allocate_lock()
         self.finished.acquire()
         self.finishing = _thread.allocate_lock()  # held by the one thread that is in finish()
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
         self.ending, self.reason, self.forked = False, None, False
+        self.orphaned = False  # nobody will wait for the end
         self.denials, self.audits, self.faults = [], [], []
         self.error = None   # text: something else than the program failed
         self.status = None  # (exit code, signal)
@@ -3226,9 +3294,10 @@ class _Supervisor:
 
     # -- launch ----------------------------------------------------------------------------------
 
-    def launch(self):
-        """Starts the program; LaunchError if it did not come to run. Then, as after Ctrl-C in
-        the middle, nothing is left of it."""
+    def launch(self, deadline=None):
+        """Starts the program; LaunchError if it did not come to run, TimeoutError past the deadline
+        (time.monotonic). Then, as after Ctrl-C in the middle, nothing is left of it."""
+        self.deadline = deadline
         _live.add(self)
         try:
             self.pad_running = True
@@ -3262,9 +3331,9 @@ class _Supervisor:
     def _answer_launch(self, poller):
         """One event of the launch; True once the program runs. The host's own process and its
         vfork child are still ours, libc's posix_spawn at work: all but the exec continues."""
-        events = poller.poll(self.BREATHE_S * 1000)
+        events = poller.poll(self._patience_s() * 1000)
         if not events:
-            self.launching.signals.breathe()
+            self._breathe()
             return False
         (_, event), = events
         if not event & select.POLLIN:  # nobody has the filter any more: the pad has given up
@@ -3317,16 +3386,31 @@ class _Supervisor:
         stopped before libc's child could say so: PF_FORKNOEXEC (proc_pid_stat(5)) tells."""
         while True:
             try:
-                return self._expect_from_pad("spawned", self.BREATHE_S if traced else 0.001)
+                return self._expect_from_pad("spawned", self._patience_s() if traced else 0.001)
             except queue.Empty:
-                self.launching.signals.breathe()
+                self._breathe()
                 fields = _proc_stat(self.pid)
                 if fields and fields[0] == b"T" and int(fields[6]) & 0x40:
                     _pidfd_send_signal(self.pidfd, signal.SIGCONT)
 
+    def _patience_s(self):
+        left = self.BREATHE_S if self.deadline is None else self.deadline - time.monotonic()
+        return max(0.001, min(left, self.BREATHE_S))
+
+    def _breathe(self):
+        self.launching.signals.breathe()
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise TimeoutError(errno.ETIMEDOUT, "the launch took too long")
+
     def _await_pad(self):
+        """Its last calls may be trapped: libc opens libgcc for pthread_exit(3)."""
         deadline = time.monotonic() + self.SWEEP_LIMIT_S
         while self.pad_running or (self.pad_tid and not _thread_is_gone(self.pad_tid)):
+            if self.listener and self.listener.fd >= 0 and _is_readable(self.listener.fd):
+                request = self.listener.receive()
+                if request is not None:
+                    self.listener.reply(request, _CONTINUE if request.tid == self.pad_tid
+                                        else _refuse(errno.EPERM))
             if time.monotonic() > deadline:
                 raise LaunchError("launch pad", detail="its thread did not end")
             time.sleep(0)
@@ -3358,6 +3442,8 @@ class _Supervisor:
         except BaseException as e:  # fails closed: the run ends
             self.error = "the supervisor failed: %r" % e
         self.finish()
+        if self.orphaned:
+            self.release()
 
     def attend(self):
         """What is due on the supervisor's thread; -> milliseconds until it has to be asked again,
@@ -3369,23 +3455,16 @@ class _Supervisor:
             pauses.append(min(self.callback.timeout_s / 5, 1) * 1000)
         if self.broker.waits:
             self._interrupt_waits()
-            pauses.append(_STEP_MS)
+            pauses.append(10)
         return min(pauses) if pauses else None
 
     def _interrupt_waits(self):
         """At once for a signal of its own, the second time it is seen for one that another thread
         of its process may take."""
         for call in list(self.broker.waits):
-            if call.goes_on:
-                continue
             pending = _has_signal(call.request.tid)
             call.seen_pending = call.seen_pending + pending if pending else 0
-            if call.seen_pending < 2 and self._still_waits(call):
-                continue
-            if call.family == "connect" and call.domain != AF_UNIX and call.seen_pending >= 2:
-                call.goes_on = True  # an interrupted connect is still under way; connect(2)
-                self.listener.reply(call.request, _refuse(ERESTARTSYS))
-            else:
+            if call.seen_pending >= 2 or not self._still_waits(call):
                 _interrupt(call)
 
     def _still_waits(self, call):
@@ -3598,6 +3677,7 @@ class _Supervisor:
             if self.pidfd >= 0 and self.status is None:
                 _wait_readable(self.pidfd)
                 self.ended = time.monotonic()
+                self.launching.close_death_pipe()  # a descriptor for the sweep, if all are in use
                 try:
                     if self.forked:
                         self._sweep()
@@ -3607,7 +3687,9 @@ class _Supervisor:
                         self.status = status
         except Exception as e:
             self.error = self.error or "the sandbox could not be cleaned up: %s" % e
-        self.broker.close()
+        if not self.broker.close():
+            self.error = self.error or "a thread that acted for the program is still blocked"
+            self.launching.keep_undumpable()
         if self.callback and self.callback.tid and not self.callback.close():
             self.fault("the callback did not return; its thread is left to itself")
             self.callback.tid = None
@@ -3626,7 +3708,7 @@ class _Supervisor:
         """From then on the kernel answers what would be trapped: ENOSYS."""
         if self.listener and self.listener.fd >= 0:
             fd, self.listener.fd = self.listener.fd, -1
-            os.close(fd)
+            _close_host_only(fd)
 
     def abandon(self):
         """Ends and finishes the run at whatever point it was left, in a thread of its own, which
@@ -3698,12 +3780,14 @@ class _Supervisor:
 
     def forget(self):
         """In a forked child of the host: closes what would keep the sandbox alive there."""
-        self.lock = _thread.allocate_lock()  # another thread may have held it at the fork
+        self.lock = threading.RLock()  # another thread may have held it at the fork
         self.launching.terminal, self.launching._holds_dumpable = None, False
         self.release()
-        self._close_listener()
+        if self.listener:
+            self.listener.fd = -1  # closed as one of _host_only, like the death pipe
         self.mailbox.forget()
         self.broker.mailbox.forget()
+        self.launching.lasting_fds = []
         self.launching.close()
         self.launching.finish()
 
@@ -3715,9 +3799,24 @@ def _forget_all():
     for supervisor in _live:
         supervisor.forget()
     _live.clear()
+    for fd in _host_only:
+        os.close(fd)
+    _host_only.clear()
+    _fork_lock.release()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(before=_fork_lock.acquire, after_in_parent=_fork_lock.release,
+                    after_in_child=_forget_all)
+
+
+@atexit.register
+def _end_all():
+    """At the host's exit, before its threads stand still."""
+    for supervisor in list(_live):
+        supervisor.kill(ExitReason.KILLED)
+    for supervisor in list(_live):
+        if supervisor.finished.acquire(timeout=supervisor.SWEEP_LIMIT_S):
+            supervisor.finished.release()
 
 
 def _set_foreground(terminal, group):
@@ -3830,7 +3929,6 @@ def _resolve_network(policy):
 
 
 def _look_up(name):
-    import socket
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as e:
@@ -3930,7 +4028,6 @@ def _within(ranges, version, number):
 
 
 def _range_texts(ranges):
-    import ipaddress
     texts = set()
     for version, first, last in ranges:
         kind = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
@@ -4261,6 +4358,7 @@ class _Launch:
         self.network = network
         self.policy, self.argv, self.signals, self.terminal = policy, argv, signals, terminal
         self.fds, self.lasting_fds, self._keep, self._holds_dumpable = [], [], [], False
+        _load_libgcc()
         self.abi = landlock_abi_version()
         self.unenforced = _require_enforceable(policy, self.abi)
         self.waits_killably = _kernel_flags().waits_killably
@@ -4281,7 +4379,9 @@ class _Launch:
             self.fds.append(self.ruleset)
             self.inner_ruleset = _inner_ruleset(self.abi)
             self.fds.append(self.inner_ruleset)
-        self.death_read, self.death_write = (_high_fd(fd) for fd in os.pipe())
+        with _fork_lock:
+            self.death_read, self.death_write = (_high_fd(fd) for fd in os.pipe())
+            _host_only.add(self.death_write)
         self.fds.append(self.death_read)
         self.lasting_fds.append(self.death_write)
         binding = ("sched_setaffinity",) if policy.cpu_cores is not None else ()
@@ -4303,8 +4403,7 @@ class _Launch:
 
     def finish(self):
         """The rest, at the end of the run."""
-        while self.lasting_fds:
-            os.close(self.lasting_fds.pop())
+        self.close_death_pipe()
         if self._holds_dumpable:
             self._holds_dumpable = False
             _hold_dumpable(False)
@@ -4316,6 +4415,14 @@ class _Launch:
                 if e.errno not in (errno.ENOTTY, errno.EIO, errno.EBADF):  # it was closed
                     raise
 
+    def keep_undumpable(self):
+        """For good: a thread with other ids lives on."""
+        self._holds_dumpable = False
+
+    def close_death_pipe(self):
+        while self.lasting_fds:
+            _close_host_only(self.lasting_fds.pop())
+
     def _identity_steps(self):
         """Raw calls, since libc's wrappers would change every thread: (stage, name, args)."""
         steps = [("no_new_privs", "prctl", (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))]
@@ -4325,21 +4432,30 @@ class _Launch:
                 raise LaunchError("user", errno.EPERM, detail="only a root host can change ids; "
                                   "run as root or leave user out")
             self._groups = (_u32 * len(groups))(*groups)
+            # Real and saved id 0 in the broker: else every process of that user could kill it, and
+            # with it the host, or change its limits. The program's are all changed, later.
             steps += [("user", "setgroups", (len(groups), _address(self._groups))),
                       ("user", "setresgid", (gid, gid, gid)),
-                      ("user", "setresuid", (uid, uid, uid))]
+                      ("user", "setresuid", (0, uid, 0))]
             _hold_dumpable(True)
             self._holds_dumpable = True
         self._cap_header = (_u32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
         self._cap_data = (_u32 * 6)()  # effective, permitted, inheritable; twice 32 bits
         _call("capget", _address(self._cap_header), _address(self._cap_data))
-        keep = self._cap_data[1] & _KEPT_CAPABILITIES
-        if self.policy.user is not None and steps[-1][2][0] != 0:
-            keep = 0  # setresuid has cleared them
+        keep, other_user = self._cap_data[1] & _KEPT_CAPABILITIES, False
+        if self.policy.user is not None and uid:
+            # With other real ids than its tasks', the broker reads their memory by CAP_SYS_PTRACE;
+            # Landlock keeps that to the sandbox.
+            keep, other_user = CAP_SYS_PTRACE, True
         self._cap_data[:] = [keep, keep, 0, 0, 0, 0]
         steps.append(("capabilities", "capset",
                       (_address(self._cap_header), _address(self._cap_data))))
         self.steps_broker, self.steps_program = steps, []
+        if other_user:
+            self._no_caps = (_u32 * 6)()
+            self.steps_program += [
+                ("user", "setresuid", (uid, uid, uid)),
+                ("capabilities", "capset", (_address(self._cap_header), _address(self._no_caps)))]
         if self.abi:
             name = "landlock_restrict_self"
             self.steps_broker.append((name, name, (self.ruleset, 0)))
@@ -4381,7 +4497,6 @@ class _Launch:
 
     def _death_slot(self):
         """Where the program finds the read end: the highest number that its limit allows."""
-        import resource
         limit = min(n for n in (resource.getrlimit(resource.RLIMIT_NOFILE)[0],
                                 self.policy.max_open_files, self.DEATH_PIPE_AT + 1)
                     if n is not None and n > 0)
@@ -4418,6 +4533,16 @@ class _Launch:
         fcntl.fcntl(self.death_read, fcntl.F_SETFL, os.O_ASYNC)
         if self.terminal is not None:
             _set_foreground(self.terminal, pid)
+
+
+@functools.lru_cache(maxsize=None)
+def _load_libgcc():
+    """glibc opens it for pthread_exit(3), by which threads of Python 3.8 end, and aborts the process
+    if it cannot: which a pad whose launch is given up could not."""
+    try:
+        return ctypes.CDLL("libgcc_s.so.1")
+    except OSError:
+        return None  # not there (musl): nobody will look for it
 
 
 def _check(error):
@@ -4475,10 +4600,12 @@ def _pad(launch, supervisor):
             flags |= SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
         program = ctypes.create_string_buffer(launch.filter, len(launch.filter))
         fprog = sock_fprog(len(program) // ctypes.sizeof(sock_filter), _address(program))
-        listener = _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, _address(fprog))
-        if listener < 0:
-            raise LaunchError("seccomp", -listener)
-        listener = _high_fd(listener)
+        with _fork_lock:
+            listener = _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, _address(fprog))
+            if listener < 0:
+                raise LaunchError("seccomp", -listener)
+            listener = _high_fd(listener)
+            _host_only.add(listener)
         supervisor.listener = _Listener(listener)
         tell(("listening", None))
         failed = _spawn(launch, listener, tell)
@@ -4572,9 +4699,9 @@ class Sandbox:
                 raise ValueError("stdin and input may not both be used")
             stdin = StdioMode.PIPE
         try:
-            process = self._start(args, (stdin, stdout, stderr))
-        except LaunchError as e:
-            return _not_executed(e)
+            process = self._start(args, (stdin, stdout, stderr), deadline=deadline)
+        except (LaunchError, TimeoutError) as e:
+            return _not_executed(e, timeout)
         with process:
             return process._finish(input, deadline)
 
@@ -4589,13 +4716,14 @@ class Sandbox:
         deadline = _deadline(timeout)
         terminal = 0 if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() else None
         try:
-            process = self._start(args, (None,) * 3, new_session=False, terminal=terminal)
-        except LaunchError as e:
-            return _not_executed(e)
+            process = self._start(args, (None,) * 3, deadline=deadline, new_session=False,
+                                  terminal=terminal)
+        except (LaunchError, TimeoutError) as e:
+            return _not_executed(e, timeout)
         with process:
             return process._finish(None, deadline)
 
-    def _start(self, args, modes, threaded=False, **options):
+    def _start(self, args, modes, threaded=False, deadline=None, **options):
         if isinstance(args, (str, bytes, os.PathLike)):
             args = [args]
         argv = [os.fspath(word) for word in args]
@@ -4607,7 +4735,7 @@ class Sandbox:
             try:
                 launch = _Launch(self.policy, argv, network, stdio.child, signals, **options)
                 supervisor = _Supervisor(launch)
-                supervisor.launch()
+                supervisor.launch(deadline)
                 return Process(supervisor, stdio.parent, threaded)
             except BaseException:
                 stdio.close_parent()
@@ -4616,7 +4744,10 @@ class Sandbox:
                 stdio.close_child()
 
 
-def _not_executed(error):
+def _not_executed(error, timeout):
+    if isinstance(error, TimeoutError):
+        return Result(exit_code=-signal.SIGKILL, signal=signal.SIGKILL, reason=ExitReason.TIMEOUT,
+                      error=error.strerror, duration=timeout)
     if error.stage != "exec":
         raise error
     return Result(exit_code=error.exit_code, error=str(error))
@@ -4771,10 +4902,23 @@ class Process:
 
     def __del__(self):
         if getattr(self, "_supervisor", None) is not None:
-            if sys.is_finalizing():  # threads stand still; the death pipe does the rest
-                self.kill()
-            else:
-                self._close()
+            self._abandon()
+
+    def _abandon(self):
+        """For a finalizer, which runs on any thread, our own ones too: waits for nobody."""
+        supervisor = self._supervisor
+        if os.getpid() != supervisor.host:
+            return
+        supervisor.orphaned = True
+        supervisor.kill(ExitReason.KILLED)
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+        if not supervisor.finished.locked():
+            supervisor.release()
+        elif not self._threaded and not sys.is_finalizing():
+            with _SignalsBlocked():  # for the new thread
+                _thread.start_new_thread(supervisor.abandon, ())
 
     def _close(self):
         supervisor = self._supervisor
@@ -4783,7 +4927,8 @@ class Process:
                 if self._threaded or not supervisor.finished.locked():
                     self.kill()
                     supervisor.join()
-                    supervisor.release()
+                    with self._lock:  # whoever waits has seen the end
+                        supervisor.release()
                 else:
                     supervisor.abandon()
         for stream in (self.stdin, self.stdout, self.stderr):
@@ -4813,6 +4958,8 @@ class Process:
         """Writes, reads and waits until the program has ended, whatever the amounts."""
         poller, streams = select.poll(), {}
         pending = memoryview(data or b"")
+        if self._supervisor.pidfd < 0:
+            return  # closed: it has ended
         self._open_streams(poller, streams, bool(pending))
         supervisor = self._supervisor
         for fd in (supervisor.pidfd,) if self._threaded else (supervisor.pidfd, supervisor.mailbox.fd):
@@ -4877,9 +5024,13 @@ class Process:
             if stream is None or stream.closed:
                 continue
             os.set_blocking(stream.fileno(), False)
-            while self._read(stream.fileno(), number):
-                if not _is_readable(stream.fileno()):
-                    break  # somebody outside holds the pipe open
+            left = fcntl.ioctl(stream.fileno(), FIONREAD, b"\0" * 4)  # not what others add meanwhile
+            wanted = self._size(number) + int.from_bytes(left, sys.byteorder)
+            while self._size(number) < wanted and self._read(stream.fileno(), number):
+                continue
+
+    def _size(self, number):
+        return sum(len(block) for block in self._captured.get(number, ()))
 
     def _exit(self):
         supervisor = self._supervisor
@@ -4907,8 +5058,9 @@ class Process:
             stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
         except ChildProcessError:
             return
-        if stopped is None:
-            return
+        if stopped is None or stopped.si_status == signal.SIGSTOP:
+            return  # by its own hand: the host goes on, and its timeout
+        self._signal_all(signal.SIGSTOP)
         terminal = self._supervisor.launching.terminal
         _set_foreground(terminal, os.getpgrp())
         os.kill(os.getpid(), signal.SIGTSTP)  # discarded where no shell could continue the host
@@ -5087,7 +5239,7 @@ def _print_denials(denials):
         counts.setdefault(key, [0, denial])[0] += 1
     for count, denial in sorted(counts.values(), key=lambda row: -row[0]):
         event = denial.event
-        what = event.path or (event.host and "%s:%d" % (event.host, event.port)) or ""
+        what = repr(event.path) if event.path else "%s:%d" % (event.host, event.port) if event.host else ""
         print("sandlock: denied %s %s (%s)%s; allow with %s" % (
             event.syscall, what, denial.reason, " %d times" % count if count > 1 else "",
             _FIELD_FLAGS.get(denial.field, denial.field)), file=sys.stderr)

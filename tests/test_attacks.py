@@ -12,7 +12,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
-from support import (ROOT, answering, box, compiled, eventually, python, requires_abi, requires_root,
+from support import (ROOT, answering, box, compiled, eventually, exists, python, requires_abi, requires_root,
                      clean, snapshot, unix_listener)
 
 # From its first instruction on (no libc before it runs, static): every thread of the parent, by
@@ -459,3 +459,262 @@ def test_the_oracle_outlives_a_failing_job():
     process.kill()
     result = process.wait()
     assert "ZeroDivisionError" in result.error and not any(sandlock._is_alive(pid) for pid in pids)
+
+
+# -- found by an attacker ------------------------------------------------------------------------
+
+PLANT = r"""
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+int main(int n, char **a) {
+    const char *names[] = {"ipaddress", "socket", "pwd", "resource", "traceback", "linecache", 0};
+    for (int i = 0; names[i]; i++) {
+        char file[4096]; snprintf(file, sizeof file, "%s/%s.py", a[1], names[i]);
+        FILE *f = fopen(file, "w"); fprintf(f, "open('%s/planted', 'w')\n", a[1]); fclose(f);
+    }
+    struct sockaddr_in in = {AF_INET, htons(9), {htonl(0x7f000001)}};
+    return connect(socket(AF_INET, SOCK_STREAM, 0), (void *)&in, sizeof in) ? 7 : 0;
+}"""
+HOST_WITH_WRITABLE_PATH = """
+import sys
+sys.path.insert(0, %r)
+from sandlock import Sandbox
+import os
+def fn(event, ctx):
+    ctx.restrict_network(["127.0.0.1", "10.0.0.0/8", "::1"]); ctx.current()
+folder = %r
+sys.path.insert(0, folder)
+before = None
+box = Sandbox(fs_readable=%r, fs_writable=[folder], policy_fn=fn)
+for _ in range(2):
+    result = box.run([%r, folder])
+    before = before or set(sys.modules)
+print(result.exit_code, [d.event.port for d in result.denials][:1], sorted(set(sys.modules) - before))
+"""
+
+
+def test_nothing_is_imported_while_a_program_runs(tmp_path):
+    """A module planted in a writable directory of sys.path would be run by the host."""
+    payload = compiled(PLANT)
+    code = HOST_WITH_WRITABLE_PATH % (os.path.dirname(sandlock.__file__), str(tmp_path),
+                                      SYSTEM_PATHS + (os.path.dirname(payload),), payload)
+    host = subprocess.run([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
+    assert host.stdout == b"7 [9] []\n" and not (tmp_path / "planted").exists()
+    control = subprocess.run([sys.executable, "-S", "-c", "import sys; sys.path.insert(0, %r); import ipaddress"
+                              % str(tmp_path)])
+    assert control.returncode == 0 and (tmp_path / "planted").exists()
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root")
+def test_the_host_cannot_be_killed_by_the_user_it_runs_as(tmp_path):
+    probe = ("import os, signal, sys\nfor tid in os.listdir('/proc/%s/task' % sys.argv[1]):\n"
+             "    try:\n        os.kill(int(tid), 0); print('reached')\n    except PermissionError: pass\n"
+             "    try:\n        import resource; resource.prlimit(int(tid), resource.RLIMIT_NOFILE, (9, 9)); print('limited')\n"
+             "    except PermissionError: pass\n")
+    with box(user="1234:1234").popen(["sleep", "100"]) as process:
+        run = lambda pid: subprocess.run(["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups",
+                                          "/usr/bin/python3", "-c", probe, str(pid)], stdout=subprocess.PIPE).stdout
+        assert run(os.getpid()) == b""
+        assert run(process.pid) == b"reached\nlimited\n"  # the control
+    status = box(user="1234:1234").run(["cat", "/proc/self/status"]).stdout
+    assert b"Uid:\t1234\t1234\t1234\t1234" in status and b"CapPrm:\t0000000000000000" in status
+
+
+def test_leases_and_terminal_disciplines_are_refused(tmp_path):
+    code = ("import fcntl, os\n"
+            "fd = os.open('%s', os.O_RDONLY)\n"
+            "for name, number in (('lease', 1024), ('deleg', 1040)):\n"
+            "    try: fcntl.fcntl(fd, number, fcntl.F_RDLCK); print(name, 'taken')\n"
+            "    except PermissionError: print(name, 'EPERM')\n"
+            "    except OSError as e: print(name, e.errno)\n" % (tmp_path / "file"))
+    (tmp_path / "file").write_text("x")
+    os.chown(tmp_path / "file", os.geteuid(), -1)
+    assert box(fs_readable=SYSTEM_PATHS + (tmp_path,)).run([sys.executable, "-c", code]).stdout == b"lease EPERM\ndeleg EPERM\n"
+    outside = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE).stdout
+    assert outside.startswith(b"lease taken\n")  # the control
+
+
+WATCH = r"""
+#include <errno.h>
+#include <stdio.h>
+#include <sys/inotify.h>
+int main(int n, char **a) {
+    int fd = inotify_init1(0), wd = inotify_add_watch(fd, a[1], IN_ALL_EVENTS);
+    printf("%s\n", wd < 0 ? "refused" : "watching"); return 0;
+}"""
+
+
+def test_only_what_may_be_read_may_be_watched(tmp_path):
+    payload, secret = compiled(WATCH), tmp_path / "secret"
+    secret.mkdir()
+    granted = SYSTEM_PATHS + (os.path.dirname(payload),)
+    refused = Sandbox(fs_readable=granted).run([payload, str(secret)])
+    assert refused.stdout == b"refused\n" and refused.denials[0].field == "fs_readable"
+    assert refused.denials[0].event.path == str(secret)
+    assert Sandbox(fs_readable=granted + (secret,)).run([payload, str(secret)]).stdout == b"watching\n"
+
+
+CYCLE = """
+import sys, time
+sys.path.insert(0, %r)
+from sandlock import Sandbox, SYSTEM_PATHS, StdioMode
+import gc, os
+class Ring: pass
+ring = Ring(); ring.self = ring
+ring.process = Sandbox(fs_readable=SYSTEM_PATHS, max_processes=3).popen(
+    ["python3", "-S", "-c", "import os, time\\nfor _ in range(2):\\n  if os.fork() == 0: os.setsid(); time.sleep(50)\\n"
+     "while True:\\n  try: os.fork(); time.sleep(50)\\n  except OSError: pass"])
+time.sleep(0.3); pids = ring.process.processes(); gc.set_threshold(5)
+del ring
+for _ in range(500):
+    time.sleep(0.01)
+    if not any(os.path.exists("/proc/%%d" %% pid) for pid in pids): break
+print("gone" if len(pids) > 1 and not any(os.path.exists("/proc/%%d" %% pid) for pid in pids) else pids)
+"""
+
+
+def test_a_process_dropped_in_a_cycle_is_ended_whatever_thread_finds_it():
+    host = subprocess.run([sys.executable, "-c", CYCLE % os.path.dirname(sandlock.__file__)],
+                          stdout=subprocess.PIPE, timeout=60)
+    assert host.stdout == b"gone\n"
+
+
+LEAVES = """
+import sys
+sys.path.insert(0, %r)
+from sandlock import Sandbox, SYSTEM_PATHS
+import threading, time
+process = Sandbox(fs_readable=SYSTEM_PATHS).popen(["sh", "-c", "setsid sleep 100 & sleep 100"])
+while len(process.processes()) < 3: time.sleep(0.01)
+print(*process.processes(), flush=True)
+"""
+
+
+def test_the_end_of_the_host_ends_daemons_too():
+    host = subprocess.run([sys.executable, "-c", LEAVES % os.path.dirname(sandlock.__file__)],
+                          stdout=subprocess.PIPE, timeout=60)
+    pids = [int(n) for n in host.stdout.split()]
+    assert len(pids) == 3 and eventually(lambda: not any(exists(pid) for pid in pids))
+
+
+def test_the_host_may_change_its_ids_while_a_sandbox_lives():
+    code = LEAVES % os.path.dirname(sandlock.__file__) + "os = __import__('os'); os.setgid(os.getgid()); print('set')"
+    host = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60)
+    assert host.stdout.endswith(b"set\n")
+
+
+FORKING_HOST = """
+import sys
+sys.path.insert(0, %r)
+from sandlock import Sandbox, SYSTEM_PATHS
+import fcntl, os, threading
+stop, bad = [], []
+def fork():
+    while not stop:
+        pid = os.fork()
+        if pid == 0:
+            for fd in os.listdir("/proc/self/fd"):
+                if os.path.islink("/proc/self/fd/" + fd):
+                    link, flags = os.readlink("/proc/self/fd/" + fd), fcntl.fcntl(int(fd), fcntl.F_GETFL)
+                    if "seccomp" in link or "pipe" in link and flags & 3: os._exit(1)
+            os._exit(0)
+        bad.append(os.waitpid(pid, 0)[1])
+os.close(0); os.open("/dev/null", 0)
+for n in (1, 2): os.dup2(0, n)
+thread = threading.Thread(target=fork); thread.start()
+for _ in range(150):
+    with Sandbox(fs_readable=SYSTEM_PATHS).popen(["true"]) as p: p.wait()
+stop.append(1); thread.join()
+os._exit(9 if any(bad) else 0 if bad else 8)
+"""
+
+
+def test_a_fork_of_the_host_never_takes_a_listener_or_death_pipe_along():
+    code = FORKING_HOST % os.path.dirname(sandlock.__file__)
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120).returncode == 0
+
+
+FLOOD = """
+import os, signal, time
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    block = b"x" * 65536
+    while True: os.write(1, block)
+"""
+
+
+def test_what_others_write_into_the_pipe_at_the_end_is_not_waited_for(tmp_path):
+    """A second sandbox that has got the pipe floods it."""
+    code = ("import os, socket, array, sys\n"
+            "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(1); c = s.accept()[0]\n"
+            "c.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [1]))]); c.recv(1)\n"
+            "import time; time.sleep(100)\n")
+    flood = ("import os, socket, array, sys, time\ns = socket.socket(socket.AF_UNIX)\n"
+             "while True:\n    try: s.connect(sys.argv[1]); break\n    except OSError: time.sleep(0.01)\n"
+             "fd = array.array('i', socket.socket.recvmsg(s, 1, 100)[1][0][2])[0]; s.send(b'x')\n"
+             "block = b'x' * 65536\nwhile True: os.write(fd, block)\n")
+    writable = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path])
+    name = str(tmp_path / "s")
+    with writable.popen([sys.executable, "-c", flood, name], stderr=sandlock.StdioMode.NULL):
+        result = writable.run([sys.executable, "-c", code, name], timeout=1)
+    assert result.reason == sandlock.ExitReason.TIMEOUT and len(result.stdout) < 2 << 30
+    assert result.error is None
+
+
+STUCK = r"""
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+static int s; static void *flip(void *x) { for (;;) fcntl(s, F_SETFL, 0); }
+int main(int n, char **a) {
+    struct sockaddr_un u = {AF_UNIX}; struct rlimit cpu = {20, 20}; pthread_t t; int pair[2];
+    setrlimit(RLIMIT_CPU, &cpu); strcpy(u.sun_path, a[1]);
+    int fill = socket(AF_UNIX, SOCK_STREAM, 0); connect(fill, (void *)&u, sizeof u);
+    fill = socket(AF_UNIX, SOCK_STREAM, 0);
+    fcntl(fill, F_SETFL, O_NONBLOCK); connect(fill, (void *)&u, sizeof u);
+    s = socket(AF_UNIX, SOCK_STREAM, 0);
+    pthread_create(&t, 0, flip, 0);
+    puts("now"); fflush(stdout);
+    connect(s, (void *)&u, sizeof u); sleep(100);
+}"""
+
+
+def test_a_connect_that_blocks_for_ever_outside_is_interrupted(tmp_path):
+    """The listener is the host's own and never accepts: nothing in the sandbox's end frees it."""
+    payload, before = compiled(STUCK, "-pthread"), snapshot()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen(0)
+        os.chmod(tmp_path / "s", 0o777)
+        sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path])
+        result = sandbox.run([payload, str(tmp_path / "s")], timeout=1)
+        assert result.reason == sandlock.ExitReason.TIMEOUT and result.stdout == b"now\n"
+        assert result.error is None and result.duration < 5
+    assert eventually(lambda: clean(before))
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root (mounts proc in a namespace of its own)")
+def test_hidepid_is_not_passed_over(tmp_path):
+    code = ("import sys; sys.path.insert(0, %r)\nfrom sandlock import *\n"
+            "try: Sandbox(fs_readable=SYSTEM_PATHS).run(['true']); print('ran')\n"
+            "except UnsupportedError as e: print('refused')\n"
+            "print(Sandbox(fs_readable=SYSTEM_PATHS, best_effort=True).run(['true']).unenforced)\n"
+            % os.path.dirname(sandlock.__file__))
+    user = ["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups", "/usr/bin/python3", "-c", code]
+    def under(option):
+        return subprocess.run(["unshare", "-m", "--propagation", "private", "sh", "-c",
+                               "mount -t proc -o %s proc /proc && exec \"$@\"" % option, "-"] + user,
+                              stdout=subprocess.PIPE).stdout
+    hidden = under("hidepid=2")
+    if not hidden:
+        pytest.skip("proc cannot be mounted here")
+    assert hidden.startswith(b"refused\n") and b"finding" in hidden
+    assert under("hidepid=0") == b"ran\n()\n"

@@ -22,10 +22,10 @@ open_by_handle_at ioperm iopl quotactl quotactl_fd acct syslog kcmp process_madv
 modify_ldt shmget shmat shmctl shmdt semget semop semctl semtimedop msgget msgsnd msgrcv msgctl
 mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr""".split())
 UNKNOWN = set("clone3 io_uring_setup io_uring_enter io_uring_register".split())
-TRAPPED = set("fork vfork execve execveat connect listen".split())
+TRAPPED = set("fork vfork execve execveat connect listen inotify_add_watch".split())
 BY_ARGUMENT = set("""clone socket socketpair ioctl personality seccomp sendto sendmsg sendmmsg prlimit64
 sched_setaffinity sched_setscheduler sched_setparam sched_setattr setpriority ioprio_set setpgid
-rt_sigaction""".split())
+rt_sigaction fcntl setsockopt""".split())
 HARDENED = set("""process_mrelease migrate_pages lookup_dcookie fanotify_init fanotify_mark
 lsm_set_self_attr create_module query_module get_kernel_syms sethostname setdomainname vhangup
 nfsservctl uselib _sysctl sysfs vserver security tuxcall afs_syscall getpmsg putpmsg""".split())
@@ -34,7 +34,7 @@ nfsservctl uselib _sysctl sysfs vserver security tuxcall afs_syscall getpmsg put
 def program(name, **fields):
     policy, arch = Policy(**fields), sandlock._ARCHITECTURES[name]
     return sandlock._policy_filter(policy.extra_deny_syscalls, policy.extra_allow_syscalls, arch,
-                                   sandlock._trapped_syscalls(policy))
+                                   sandlock._trapped_syscalls(policy), (), sandlock._datagram_kinds(policy))
 
 
 @pytest.mark.parametrize("name", ARCHES)
@@ -97,7 +97,26 @@ RULES = [("socket", args, v) for args, v in SOCKETS] + [
     ("setpriority", (0, 0), ALLOW), ("setpriority", (0, 5), NOTIFY), ("setpriority", (1, 0), EPERM),
     ("setpriority", (2, 0), EPERM), ("ioprio_set", (1, 0), ALLOW), ("ioprio_set", (1, 5), NOTIFY),
     ("ioprio_set", (2, 0), EPERM), ("ioprio_set", (3, 0), EPERM),
+    ("ioctl", (0, HIGH | 0x5423), EPERM), ("ioctl", (0, 0x540C), EPERM),
+    ("fcntl", (3, 1024), EPERM), ("fcntl", (3, HIGH | 1024), EPERM), ("fcntl", (3, 1040), EPERM),
+    ("fcntl", (3, 1025), ALLOW), ("fcntl", (3, 1030), ALLOW), ("fcntl", (3, 4), ALLOW),
+    ("setsockopt", (3, 0, 4), EPERM), ("setsockopt", (3, HIGH, HIGH | 4), EPERM), ("setsockopt", (3, 0, 1), ALLOW),
+    ("setsockopt", (3, 41, 57), EPERM), ("setsockopt", (3, 41, 5), EPERM), ("setsockopt", (3, 41, 6), EPERM),
+    ("setsockopt", (3, 41, 26), ALLOW), ("setsockopt", (3, 1, 4), ALLOW), ("setsockopt", (3, 6, 57), ALLOW),
 ]
+UDP_RULES = [
+    ("socket", (2, 2, 0), ALLOW), ("socket", (10, 2, 17), ALLOW), ("socket", (2, 2, 136), EPERM),
+    ("socket", (1, 2, 0), EPERM), ("socketpair", (1, 2, 0), EPERM), ("socket", (2, 3, 17), EPERM),
+    ("sendto", (3, 0, 0, 0, 0, 0), ALLOW), ("sendto", (3, 0, 0, 0, 8, 16), NOTIFY),
+    ("sendto", (3, 0, 0, 0, 1 << 32, 16), NOTIFY), ("sendto", (3, 0, 0, 0x20000000, 8, 16), EPERM),
+    ("sendmsg", (3, 8, 0), NOTIFY), ("sendmsg", (3, 8, 0x20000000), EPERM), ("sendmmsg", (3, 8, 1, 0), NOTIFY)]
+UNIX_RULES = [
+    ("socket", (1, 2, 0), ALLOW), ("socketpair", (1, 2, 0), ALLOW), ("socket", (1, 3, 0), ALLOW),
+    ("socket", (2, 2, 0), EPERM), ("sendmsg", (3, 8, 0), NOTIFY), ("sendto", (3, 0, 0, 0, 8, 16), NOTIFY)]
+GROWTH_RULES = [
+    ("mmap", (0, 1 << 20, 3, 0x22), ALLOW), ("mmap", (0, (1 << 20) + 1, 3, 0x22), NOTIFY),
+    ("mmap", (0, 1 << 32, 3, 0x22), NOTIFY), ("mmap", (0, (1 << 32) + 5, 0, 0), NOTIFY),
+    ("mremap", (0, 1 << 30, 1 << 20, 0), ALLOW), ("mremap", (0, 0, 1 << 21, 0), NOTIFY), ("brk", (1 << 40,), ALLOW)]
 RULES += [("clone", (flag | 17,), EPERM) for flag in (
     0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)]
 
@@ -107,6 +126,32 @@ def test_argument_rules(name):
     arch, code = sandlock._ARCHITECTURES[name], program(name)
     for syscall, args, verdict in RULES:
         assert interpret(code, arch.syscalls[syscall], arch.audit, args) == verdict, (syscall, args)
+
+
+@pytest.mark.parametrize("name", ARCHES)
+@pytest.mark.parametrize("fields,rules", [
+    (dict(net_allow=["udp://10.0.0.0/8"]), UDP_RULES), (dict(net_allow=["example.org:53"]), UDP_RULES),
+    (dict(net_deny=["10.0.0.0/8"]), UDP_RULES), (dict(net_allow=["unix://"]), UNIX_RULES),
+    (dict(policy_fn=print, policy_events=["memory"]), GROWTH_RULES),
+    (dict(net_allow=["tcp://*:80"]), RULES)])
+def test_rules_that_a_policy_adds(name, fields, rules):
+    arch, code = sandlock._ARCHITECTURES[name], program(name, **fields)
+    for syscall, args, verdict in rules:
+        assert interpret(code, arch.syscalls[syscall], arch.audit, args) == verdict, (syscall, args)
+
+
+def test_only_what_is_asked_for_is_trapped():
+    arch, calls = sandlock._ARCH, "openat connect bind sendto clone execve mmap".split()
+    def trapped(**fields):
+        code = program(arch.name, **fields)
+        return {n for n in calls if interpret(code, arch.syscalls[n], arch.audit, (17, 1 << 40, 3, 0, 8, 16)) == NOTIFY}
+    assert trapped() == {"clone", "execve", "connect"}
+    assert trapped(policy_events=["file", "memory"]) == {"clone", "execve", "connect"}  # without a callback
+    assert trapped(policy_fn=print, policy_events=["openat"]) == {"clone", "execve", "connect", "openat"}
+    assert trapped(policy_fn=print, policy_events=["network"]) == {"clone", "execve", "connect", "bind"}
+    assert trapped(policy_fn=print, policy_events=["memory"]) == {"clone", "execve", "connect", "mmap"}
+    assert trapped(net_allow=["example.org:80"]) == {"clone", "execve", "connect", "sendto", "openat"}
+    assert trapped(net_allow=["tcp://10.0.0.1:80"]) == {"clone", "execve", "connect"}
 
 
 def test_extra_names_change_the_filter():
