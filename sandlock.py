@@ -1774,7 +1774,7 @@ class _Call:
         self.where, self.fds, self.event = where, list(fds), event
         self.address, self.identities, self.failed = None, (), False
         self.wants_umask, self.umasks = False, None
-        self.sock, self.datagram = None, False
+        self.sock, self.datagram, self.message = None, False, None
         self.worker, self.interrupted, self.seen_pending = None, False, 0
 
     def close(self):
@@ -2140,7 +2140,7 @@ def _on_watch(sup, request):
 # -- datagrams, and what else sendmsg(2) sends ------------------------------------------------------
 # Trapped only where a rule lets datagram sockets exist.
 
-_PAYLOAD_LIMIT = 1 << 20  # of a copied message; a stream takes the rest with the next call
+_PIECE = 1 << 18          # of a payload; more than any datagram can have
 _CONTROL_LIMIT = 1 << 14
 _IOV_LIMIT = 1024         # UIO_MAXIOV
 # Ancillary data that changes neither the way nor the origin of a packet: (level, type); ip(7),
@@ -2152,14 +2152,15 @@ _CMSGHDR = struct.Struct("=Qii")
 
 def _on_sendto(sup, request):
     fd, buffer, size, flags, address, length = request.args
-    sockaddr = _read_sockaddr(request, address, length & 0xffffffff)
-    payload = _read_payload(request, [(buffer, size)])
-    return _send(sup, request, fd, flags, sockaddr, payload, b"", ())
+    message = _Message(request, flags)
+    message.address = _read_sockaddr(request, address, length & 0xffffffff)
+    message.vectors = [(buffer, size)]
+    return sup.judge(_message_call(sup, message, fd))
 
 
 def _on_sendmsg(sup, request):
     fd, header, flags = request.args[:3]
-    return _send(sup, request, fd, flags, *_read_message(sup, request, fd, header))
+    return sup.judge(_message_call(sup, _Message(request, flags).read(sup, header), fd))
 
 
 def _on_sendmmsg(sup, request):
@@ -2167,61 +2168,135 @@ def _on_sendmmsg(sup, request):
     with another call, as after any short count."""
     fd, headers, count, flags = request.args[:4]
     count = min(count & 0xffffffff, _IOV_LIMIT)
-    entry = _MSGHDR.size + 8  # struct mmsghdr
-    if sup.asks("sendto"):
-        count = min(count, 1)
-    sent = 0
-    while sent < count:
-        header = headers + sent * entry
-
-        def finish(reply, sent=sent, header=header):
-            if reply[1] and sent:
-                return _return(sent)
-            if not reply[1]:
-                _write_memory(request.tid, header + _MSGHDR.size, struct.pack("=I", reply[0]))
-                reply = _return(sent + 1)
-            return reply
-        last = sent + 1 == count
-        reply = _send(sup, request, fd, flags, *_read_message(sup, request, fd, header),
-                      finish=finish, patient=last or not sent)
-        if reply is None or reply[1] or reply[0] == sent:
-            return reply
-        sent += 1
-    return _return(sent)
+    for sent in range(count):
+        header = headers + sent * (_MSGHDR.size + 8)  # struct mmsghdr
+        try:
+            call = _message_call(sup, _Message(request, flags).read(sup, header), fd, header)
+        except OSError:
+            if not sent:
+                raise
+            return _return(sent)
+        if sup.asks("sendto"):
+            return sup.judge(call)
+        call.message.patient = not sent
+        reply = sup.outcome(call)
+        if reply is None or reply[1]:
+            return reply if not sent else _return(sent)
+    return _return(count)
 
 
-def _read_message(sup, request, fd, header):
-    """-> (address or b"", payload, control, descriptors in it) of a struct msghdr."""
-    raw = _read_memory(request.tid, header, _MSGHDR.size)
-    if len(raw) < _MSGHDR.size:
-        raise OSError(errno.EFAULT, "msghdr")
-    name, name_size, iov, iov_count, control, control_size, _ = _MSGHDR.unpack(raw)
-    sockaddr = _read_sockaddr(request, name, min(name_size, 128)) if name and name_size else b""
-    if iov_count > _IOV_LIMIT:
-        raise OSError(errno.EMSGSIZE, "iov")
-    vectors = _read_memory(request.tid, iov, 16 * iov_count) if iov_count else b""
-    if len(vectors) < 16 * iov_count:
-        raise OSError(errno.EFAULT, "iov")
-    payload = _read_payload(request, list(struct.iter_unpack("=QQ", vectors)))
-    if not control or not control_size:
-        return sockaddr, payload, b"", ()
-    if control_size > _CONTROL_LIMIT:
-        raise OSError(errno.ENOBUFS, "ancillary data")
-    return (sockaddr, payload) + _copy_control(
-        sup, request, _read_memory(request.tid, control, control_size))
+def _message_call(sup, message, fd, mmsghdr=None):
+    """The _Call of one message; its length is written behind the header where that is a mmsghdr."""
+    request = message.request
+
+    def act(call, sock, address):
+        reply = message.send(call, sock, address)
+        if reply is None:
+            call.where, call.sock = _WORKER, sock
+            sup.broker.dispatch(sup, call)
+        elif mmsghdr is not None and not reply[1]:
+            _write_memory(request.tid, mmsghdr + _MSGHDR.size, struct.pack("=I", reply[0]))
+            return _return(1)
+        return reply
+    try:
+        if message.address:
+            call = _socket_call(sup, request, "sendto", fd, message.address, act)
+        else:
+            sock = sup.broker.tasks.descriptor(request.task, fd)
+            call = _Call(request, None, lambda: act(call, sock, b""), fds=[sock])
+            sup.listener.check(request)
+    except BaseException:
+        message.close()
+        raise
+    call.message = message
+    call.fds.extend(message.fds)
+    return call
 
 
-def _read_payload(request, vectors):
-    """The bytes of an iovec, up to the limit, beyond which a datagram is too long anyway."""
-    parts, left = [], _PAYLOAD_LIMIT
-    for base, size in vectors:
-        size = min(size, left)
-        part = _read_memory(request.tid, base, size) if size else b""
-        if len(part) < size:
-            raise OSError(errno.EFAULT, "payload")
-        parts.append(part)
-        left -= size
-    return b"".join(parts)
+class _Message:
+    """What a send call sends: address and ancillary data as copies, the payload copied piece by
+    piece; a datagram is one piece."""
+
+    def __init__(self, request, flags):
+        self.request, self.flags = request, flags & 0xffffffff
+        self.address, self.vectors, self.control, self.fds = b"", [], b"", []
+        self.sent, self.patient = 0, True
+
+    def read(self, sup, header):
+        """From a struct msghdr."""
+        tid = self.request.tid
+        raw = _read_memory(tid, header, _MSGHDR.size)
+        if len(raw) < _MSGHDR.size:
+            raise OSError(errno.EFAULT, "msghdr")
+        name, name_size, iov, count, control, control_size, _ = _MSGHDR.unpack(raw)
+        if name and name_size:
+            self.address = _read_sockaddr(self.request, name, min(name_size, 128))
+        if count > _IOV_LIMIT:
+            raise OSError(errno.EMSGSIZE, "iov")
+        vectors = _read_memory(tid, iov, 16 * count) if count else b""
+        if len(vectors) < 16 * count:
+            raise OSError(errno.EFAULT, "iov")
+        self.vectors = list(struct.iter_unpack("=QQ", vectors))
+        if control and control_size:
+            if control_size > _CONTROL_LIMIT:
+                raise OSError(errno.ENOBUFS, "ancillary data")
+            self.control, self.fds = _copy_control(
+                sup, self.request, _read_memory(tid, control, control_size))
+        return self
+
+    def close(self):
+        while self.fds:
+            os.close(self.fds.pop())
+
+    def send(self, call, sock, address):
+        """On the broker without waiting, None where a blocking socket would have to; on a worker
+        until all is sent, as the kernel does."""
+        is_stream = _socket_kind(sock)[1] == SOCK_STREAM
+        waits = not self.flags & MSG_DONTWAIT and self.patient and not (
+            fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK)
+        while True:
+            payload, more = self._piece()
+            sent = self._send_piece(call, sock, address, payload)
+            if sent == -errno.EAGAIN and waits and call.where != _WORKER:
+                return None
+            if sent < 0:
+                return _return(self.sent) if self.sent else self._failed(sock, -sent, is_stream)
+            self.sent += sent
+            self.control = b""
+            if not is_stream or not (more or sent < len(payload)) or not waits:
+                return _return(self.sent)
+            if call.where != _WORKER:
+                return None
+
+    def _piece(self):
+        """-> (the next bytes of the payload, whether more follow)."""
+        parts, skip, left = [], self.sent, _PIECE
+        for base, size in self.vectors:
+            start = min(skip, size)
+            skip -= start
+            take = min(size - start, left)
+            part = _read_memory(self.request.tid, base + start, take) if take else b""
+            if len(part) < take:
+                raise OSError(errno.EFAULT, "payload")
+            parts.append(part)
+            left -= take
+        return b"".join(parts), sum(size for _, size in self.vectors) > self.sent + _PIECE - left
+
+    def _send_piece(self, call, sock, address, payload):
+        data = ctypes.create_string_buffer(payload, len(payload) or 1)
+        vector = iovec(_address(data), len(payload))
+        name = ctypes.create_string_buffer(address, len(address) or 1)
+        control = ctypes.create_string_buffer(self.control, len(self.control) or 1)
+        header = ctypes.create_string_buffer(_MSGHDR.pack(
+            _address(name) if address else 0, len(address), _address(vector), 1,
+            _address(control) if self.control else 0, len(self.control), 0))
+        quick = 0 if call.where == _WORKER else MSG_DONTWAIT
+        return _raw(_NR["sendmsg"], sock, _address(header), self.flags | quick | MSG_NOSIGNAL)
+
+    def _failed(self, sock, error, is_stream):
+        if error == errno.EPIPE and is_stream and not self.flags & MSG_NOSIGNAL:
+            _raw(_NR["tkill"], self.request.tid, signal.SIGPIPE)
+        return _refuse(error)
 
 
 def _copy_control(sup, request, raw):
@@ -2250,54 +2325,6 @@ def _copy_control(sup, request, raw):
             os.close(fd)
         raise
     return b"".join(out), fds
-
-
-def _send(sup, request, fd, flags, sockaddr, payload, control, fds, finish=None, patient=True):
-    """sendmsg(2) of a copy on a copy of the socket."""
-    finish = finish or (lambda reply: reply)
-    flags &= 0xffffffff
-
-    def act(call, sock, address):
-        reply = _send_now(call, sock, flags, address, payload, control)
-        if reply is not None:
-            return finish(reply)
-        if not patient:
-            return finish(_refuse(errno.EAGAIN))
-        call.where, call.sock = _WORKER, sock
-        sup.broker.dispatch(sup, call)
-        return None
-    try:
-        if sockaddr:
-            call = _socket_call(sup, request, "sendto", fd, sockaddr, act)
-        else:
-            sock = sup.broker.tasks.descriptor(request.task, fd)
-            call = _Call(request, None, lambda: act(call, sock, b""), fds=[sock])
-            sup.listener.check(request)
-    except BaseException:
-        for copy in fds:
-            os.close(copy)
-        raise
-    call.fds.extend(fds)
-    return sup.judge(call)
-
-
-def _send_now(call, sock, flags, sockaddr, payload, control):
-    """On the broker without waiting: None where a blocking socket would have to."""
-    quick = MSG_DONTWAIT if call.where == _BROKER else 0
-    data = ctypes.create_string_buffer(payload, len(payload) or 1)
-    vector = iovec(_address(data), len(payload))
-    name = ctypes.create_string_buffer(sockaddr, len(sockaddr) or 1)
-    more = ctypes.create_string_buffer(control, len(control) or 1)
-    header = ctypes.create_string_buffer(_MSGHDR.pack(
-        _address(name) if sockaddr else 0, len(sockaddr), _address(vector), 1,
-        _address(more) if control else 0, len(control), 0))
-    sent = _raw(_NR["sendmsg"], sock, _address(header), flags | quick | MSG_NOSIGNAL)
-    if sent == -errno.EAGAIN and quick and not flags & MSG_DONTWAIT:
-        if not fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK:
-            return None
-    if sent == -errno.EPIPE and not flags & MSG_NOSIGNAL and _socket_kind(sock)[1] == SOCK_STREAM:
-        _raw(_NR["tkill"], call.request.tid, signal.SIGPIPE)
-    return _refuse(-sent) if sent < 0 else _return(sent)
 
 
 # -- memory --------------------------------------------------------------------------------------
@@ -3101,6 +3128,7 @@ class _Broker:
             self.waits.add(call)
             idle = self._idle > 0
             self._idle -= idle
+        sup.watch_waits()
         if idle:
             self._pool.put((sup, call))
         elif self.tid == threading.get_native_id():
@@ -3116,7 +3144,6 @@ class _Broker:
             _thread.start_new_thread(self._work, (sup, call))
         except RuntimeError as e:
             self._fail(sup, call, e)
-        sup.mailbox.post(lambda: None)  # the supervisor looks after it from now on
 
     def _fail(self, sup, call, why):
         self.waits.discard(call)
@@ -3257,6 +3284,7 @@ class _Supervisor:
     """
     SWEEP_LIMIT_S = 10.0
     KEPT_LINES = 10000
+    WATCH_TICKS = 10
     BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
 
     def __init__(self, launch):
@@ -3282,6 +3310,7 @@ class _Supervisor:
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
         self.ending, self.reason, self.forked = False, None, False
+        self.watching = 0      # how often waits will be looked at still
         self.orphaned = False  # nobody will wait for the end
         self.denials, self.audits, self.faults = [], [], []
         self.error = None   # text: something else than the program failed
@@ -3453,14 +3482,24 @@ class _Supervisor:
         if self.callback:
             self.callback.watch()
             pauses.append(min(self.callback.timeout_s / 5, 1) * 1000)
-        if self.broker.waits:
+        if self.watching:
             self._interrupt_waits()
             pauses.append(10)
         return min(pauses) if pauses else None
 
+    def watch_waits(self):
+        """From any thread: a call may block from now on. The supervisor goes on looking for a while
+        after the last one, so that not each of many short ones has to wake it."""
+        if not self.watching:
+            self.watching = self.WATCH_TICKS
+            self.mailbox.post(lambda: None)
+
     def _interrupt_waits(self):
         """At once for a signal of its own, the second time it is seen for one that another thread
         of its process may take."""
+        self.watching = self.WATCH_TICKS if self.broker.waits else self.watching - 1
+        if not self.watching and self.broker.waits:  # it came just now, and saw us watching
+            self.watching = 1
         for call in list(self.broker.waits):
             pending = _has_signal(call.request.tid)
             call.seen_pending = call.seen_pending + pending if pending else 0
@@ -3562,7 +3601,13 @@ class _Supervisor:
             self.settle(call)
 
     def complete(self, call, act):
-        """Acts, closes what the call holds, and replies."""
+        """Acts and replies."""
+        reply = self._perform(call, act)
+        if reply is not None and reply is not _ANSWERED:
+            self.listener.reply(call.request, reply)
+
+    def _perform(self, call, act):
+        """Acts and closes what the call holds, unless somebody goes on with it (None)."""
         reply = _refuse(errno.EPERM)
         try:
             reply = act()
@@ -3572,8 +3617,18 @@ class _Supervisor:
             self.error = self.error or "%s failed: %r" % (call.family, e)
         if reply is not None:
             call.close()
-            if reply is not _ANSWERED:
-                self.listener.reply(call.request, reply)
+        return reply
+
+    def outcome(self, call):
+        """What the rules or the act make of a call that is one part of a syscall: the reply, not
+        yet given, or None as in _perform()."""
+        refusal = call.refusal or self.context.refusal(call)
+        if refusal is None:
+            return self._perform(call, call.act)
+        error, reason, field = refusal
+        call.close()
+        self.deny(call, reason, field)
+        return _refuse(error)
 
     def begin_again(self, call, handler):
         """What a call was about has changed under it: as if it were made now."""
