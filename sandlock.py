@@ -2908,6 +2908,7 @@ class _Exec:
                         self.sup.fault("execve of %s: what the kernel executed is not what was "
                                        "approved; killed" % self.call.event["path"])
                         _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
+                        break  # it dies as ours, and is waited for below
                     signum = 0
                 elif code >> 8:
                     signum = 0
@@ -2919,10 +2920,13 @@ class _Exec:
             pause = min(pause + 2e-6, 1e-3)
 
     def _is_over(self, number):
-        """Died while it was traced: then it is ours to be waited for, before its own parent can."""
-        if number == self.sup.pid:
-            return _is_readable(self.sup.pidfd)  # our own child: its status is for the Result
+        """Died while it was traced: then it is ours to be waited for, before its own parent can.
+        Where a thread has taken the number of its process, the kernel wants that stop waited for
+        before it answers by that number."""
         try:
+            if number == self.sup.pid:  # our own child: its status is for the Result
+                os.waitid(os.P_PID, number, os.WSTOPPED | os.WNOHANG | WALL)
+                return _is_readable(self.sup.pidfd)
             found = os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | WALL)
             return found is not None and found.si_code != CLD_TRAPPED  # stops are always told
         except ChildProcessError:
@@ -5113,7 +5117,7 @@ class Process:
             stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
         except ChildProcessError:
             return
-        if stopped is None or stopped.si_status == signal.SIGSTOP:
+        if stopped is None or stopped.si_code == CLD_TRAPPED or stopped.si_status == signal.SIGSTOP:
             return  # by its own hand: the host goes on, and its timeout
         self._signal_all(signal.SIGSTOP)
         terminal = self._supervisor.launching.terminal
