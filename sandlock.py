@@ -2556,6 +2556,8 @@ def _on_open(sup, request):
     """open, creat, openat, openat2: looked up once with O_PATH, judged, and that very object is
     opened anew and handed over."""
     dirfd, path_at, flags, mode, resolve = _open_arguments(request)
+    if flags & os.O_CREAT and flags & os.O_DIRECTORY and not flags & O_PATH:
+        return _refuse(errno.EINVAL)  # as from 6.4 on
     name = _read_path(request, path_at)
     call = _Call(request, "openat", None)
     try:
@@ -2583,6 +2585,14 @@ class _Opening:
         self.temporary = flags & O_TMPFILE == O_TMPFILE
 
     def resolve(self):
+        stripped = self.name.rstrip(b"/")
+        if self.creates and stripped != self.name and os.path.basename(stripped) not in (b"", b".", b".."):
+            self.name = os.path.dirname(stripped) or b"."
+            fd, _ = self.walker.look(self.call.request, self.start, self.name, os.O_DIRECTORY, self.rules)
+            if fd >= 0:
+                self.call.fds.append(fd)
+            self._fails(errno.EISDIR if fd >= 0 else -fd, os.path.join(self._best_path(), b""))
+            return
         nofollow = os.O_NOFOLLOW if self.creates and self.flags & os.O_EXCL else 0
         fd, path = self.walker.look(
             self.call.request, self.start, self.name,
@@ -2617,7 +2627,9 @@ class _Opening:
         call.identities = ((info.st_dev, info.st_ino),)
         call.event["path"] = os.fsdecode(path)
         if flags & O_PATH:
-            call.act, call.where = (lambda: self._install(fd)), _ANYWHERE
+            # ADDFD takes no such descriptor. Whatever the path may name by then, what the task gets
+            # opens nothing: opening it anew, or a name beneath it, is judged by where it leads.
+            call.act, call.where = (lambda: _CONTINUE), _ANYWHERE
         elif self.creates and flags & os.O_EXCL:
             self._fails(errno.EEXIST, path)
         elif kind == stat.S_IFDIR and self.creates:
@@ -2676,7 +2688,10 @@ class _Opening:
         """FIFOs and devices may make whoever opens them wait. /dev/tty means the opener's own."""
         tty = stat.S_ISCHR(info.st_mode) and info.st_rdev == os.makedev(5, 0)
         if tty and os.getsid(self.call.request.task.process) != os.getsid(0):
-            self._fails(errno.ENXIO, _fd_path(fd))
+            opened = self._again(fd)  # only to know whether the kernel would refuse it
+            if opened >= 0:
+                os.close(opened)
+            self._fails(errno.ENXIO if opened >= 0 else -opened, _fd_path(fd))
         else:
             self._on_worker(fd)
 
@@ -2734,10 +2749,11 @@ class _Opening:
 
 
 def _mend_mode(fd, mode, umasks):
-    """Gives a new file what the host's umask took and the task's would not have."""
+    """Gives a new file the mode that the task's umask leaves, where the host's had a say in it: not
+    where a default ACL has decided. (A socket gets it before anybody can listen on it.)"""
     task, host = umasks
     got = os.fstat(fd).st_mode & 0o7777
-    if got == mode & ~task & ~host and got != mode & ~task:
+    if got in (mode & ~task & ~host, mode & ~host) and got != mode & ~task:
         os.chmod("/proc/self/fd/%d" % fd, mode & ~task)
 
 

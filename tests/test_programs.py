@@ -11,8 +11,23 @@ from sandlock import Sandbox, StdioMode, SYSTEM_PATHS
 from support import box, compiled, eventually, free_port, requires_program
 
 
+@pytest.fixture(autouse=True, params=["alone", "watched"])
+def watcher(request, monkeypatch):
+    """Each test twice: alone, and under a callback that sees every event and allows everything."""
+    seen, plain = [], Sandbox.__init__
+
+    def init(self, policy=None, **fields):
+        plain(self, policy, policy_fn=lambda event, ctx: seen.append(event),
+              policy_events=["file", "network", "process", "memory"], **fields)
+    if request.param == "watched":
+        monkeypatch.setattr(Sandbox, "__init__", init)
+    yield
+    if request.param == "alone":
+        assert not seen
+
+
 def ok(result):
-    assert result.success, (result, result.stdout[-2000:], result.stderr[-2000:])
+    assert result.success and not result.policy_errors and not result.error, (result, result.stdout[-2000:], result.stderr[-2000:])
     return result.stdout
 
 
