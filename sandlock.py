@@ -805,21 +805,30 @@ _libc.syscall.restype = ctypes.c_long
 _libc.syscall.argtypes = (ctypes.c_long,) * 7
 
 
-_held = ctypes.PyDLL(None, use_errno=True)  # the same, GIL kept
-_held.syscall.restype = ctypes.c_long
-_held.syscall.argtypes = (ctypes.c_long,) * 7
+# Without argument types a call costs a third, and takes integers of 32 bits and buffers. A sixth
+# argument is passed on the stack, where only a c_long fills its place.
+_ZERO = ctypes.c_long(0)
+_released = ctypes.CDLL(None, use_errno=True).syscall
+_held = ctypes.PyDLL(None, use_errno=True).syscall
+_released.restype = _held.restype = ctypes.c_long
 
 
 def _raw(nr, a=0, b=0, c=0, d=0, e=0, f=0):
-    """syscall(2) by number, GIL released; the result, or -errno."""
+    """syscall(2) by number, GIL released; the result, or -errno. Pointers are addresses."""
     result = _libc.syscall(nr, a, b, c, d, e, f)
     return -ctypes.get_errno() if result == -1 else result
 
 
-def _quick(nr, a=0, b=0, c=0, d=0, e=0, f=0):
-    """The same with the GIL kept: for what never waits. Another thread of the host that computes
+def _slow(nr, *args):
+    """The same with buffers, or bytes that are only read, as pointers; integers up to 32 bits."""
+    result = _released(nr, *args)
+    return -ctypes.get_errno() if result == -1 else result
+
+
+def _quick(nr, *args):
+    """As _slow, with the GIL kept: for what never waits. Another thread of the host that computes
     would else make us wait a switch interval (5 ms) for each call."""
-    result = _held.syscall(nr, a, b, c, d, e, f)
+    result = _held(nr, *args)
     return -ctypes.get_errno() if result == -1 else result
 
 
@@ -907,6 +916,9 @@ def _high_fd(fd):
         os.close(fd)
 
 
+_IOVEC = struct.Struct("=QQ")  # struct iovec
+
+
 def _is_ready(fd, event, timeout_ms=0):
     poller = select.poll()
     poller.register(fd, event)
@@ -917,15 +929,16 @@ def _is_readable(fd, timeout_ms=0):
     return _is_ready(fd, select.POLLIN, timeout_ms)
 
 
-def _read_memory(tid, address, size):
+def _read_memory(tid, address, size, call=_slow):
     """Up to `size` bytes of another task's memory, fewer where it is not mapped.
 
     process_vm_readv(2); OSError where nothing can be read. One copy: what is judged is this copy.
     """
     buffer = ctypes.create_string_buffer(size)
-    local = iovec(_address(buffer), size)
-    remote = iovec(address, size)
-    got = _call("process_vm_readv", tid, _address(local), 1, _address(remote), 1, 0)
+    got = call(_NR["process_vm_readv"], tid, _IOVEC.pack(_address(buffer), size), 1,
+               _IOVEC.pack(address, size), 1, _ZERO)
+    if got < 0:
+        raise OSError(-got, "memory at %#x: %s" % (address, os.strerror(-got)))
     return buffer.raw[:got]
 
 
@@ -1579,13 +1592,14 @@ class _Listener:
     The descriptor is closed by the supervisor alone, once the broker has ended.
     """
     _FORMAT = struct.Struct("=QIIiIQ6Q")  # seccomp_notif
+    _ANSWER = struct.Struct("=QqiI")      # seccomp_notif_resp
+    _ADDFD = struct.Struct("=Q4I")        # seccomp_notif_addfd
+    _ID = struct.Struct("=Q")
 
     def __init__(self, fd):
         self.fd = fd
-        self._notif = bytearray(self._FORMAT.size)
-        self._keep = (ctypes.c_char * len(self._notif)).from_buffer(self._notif)
-        self._at = _address(self._keep)
-        self._blank = bytes(len(self._notif))
+        self._notif = ctypes.create_string_buffer(self._FORMAT.size)
+        self._blank = bytes(self._FORMAT.size)
         try:  # 6.6: the answer wakes the task on the core of whoever answers
             fcntl.ioctl(fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
         except OSError as e:
@@ -1595,8 +1609,8 @@ class _Listener:
     def receive(self):
         """The next request, or None if its task died in the meantime. Only once poll(2) has said
         that there is one: then it does not block."""
-        self._notif[:] = self._blank  # the kernel insists on zeros
-        result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_RECV, self._at)
+        self._notif.raw = self._blank  # the kernel insists on zeros
+        result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_RECV, self._notif)
         if result < 0:
             if -result in (errno.ENOENT, errno.EINTR):
                 return None
@@ -1606,9 +1620,9 @@ class _Listener:
 
     def reply(self, request, reply):
         """Answers; False if the task is not waiting any more: it died, or has its answer."""
-        answer = seccomp_notif_resp(request.id, *reply)
+        answer = self._ANSWER.pack(request.id, *reply)
         while True:
-            result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_SEND, _address(answer))
+            result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_SEND, answer)
             if result in (-errno.ENOENT, -errno.EINPROGRESS, -errno.EBADF):
                 return False
             if result >= 0:
@@ -1618,16 +1632,15 @@ class _Listener:
 
     def install(self, request, fd, cloexec):
         """A copy of `fd` in the task; its number there. The reply has still to be sent."""
-        more = seccomp_notif_addfd(request.id, 0, fd, 0, os.O_CLOEXEC if cloexec else 0)
-        result = _raw(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ADDFD, _address(more))
+        more = self._ADDFD.pack(request.id, 0, fd, 0, os.O_CLOEXEC if cloexec else 0)
+        result = _slow(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ADDFD, more)
         if result < 0:
             raise OSError(-result, "ADDFD: " + os.strerror(-result))
         return result
 
     def check(self, request):
         """OSError unless the task still waits: then all that was read by its number was its own."""
-        number = _u64(request.id)
-        result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ID_VALID, _address(number))
+        result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ID_VALID, self._ID.pack(request.id))
         if result < 0:
             raise OSError(-result, os.strerror(-result))
 
@@ -1689,8 +1702,7 @@ class _Tasks:
 
     def __init__(self):
         self._pidfds = {}  # tid -> pidfd
-        self._info = bytearray(ctypes.sizeof(pidfd_info))
-        self._keep = (ctypes.c_char * len(self._info)).from_buffer(self._info)
+        self._info = ctypes.create_string_buffer(ctypes.sizeof(pidfd_info))
         self._ids = struct.Struct("=16x3I")  # behind mask and cgroupid: pid, tgid, ppid
 
     def find(self, tid):
@@ -1711,9 +1723,8 @@ class _Tasks:
         return self._ask(pidfd, tid)
 
     def _ask(self, pidfd, tid):
-        at = _address(self._keep)
-        self._info[:8] = b"\1\0\0\0\0\0\0\0"  # PIDFD_INFO_PID
-        if _quick(_NR["ioctl"], pidfd, PIDFD_GET_INFO, at) < 0:
+        self._info[0] = 1  # PIDFD_INFO_PID; the kernel adds what it has told besides
+        if _quick(_NR["ioctl"], pidfd, PIDFD_GET_INFO, self._info) < 0:
             return None
         found, process, parent = self._ids.unpack_from(self._info)
         return _Task(tid, process, parent) if found == tid else None
@@ -2340,12 +2351,12 @@ def _on_growth(sup, request):
 
 # -- files ---------------------------------------------------------------------------------------
 
-def _read_string(request, address, limit):
+def _read_string(request, address, limit, call=_slow):
     """Bytes up to the NUL, in steps that end with a page; EFAULT, or ENAMETOOLONG past the limit."""
     parts, size = [], 0
     while size < limit:
         step = min(_PAGE - (address + size) % _PAGE, limit - size)
-        part = _read_memory(request.tid, address + size, step)
+        part = _read_memory(request.tid, address + size, step, call)
         text, nul, _ = part.partition(b"\0")
         parts.append(text)
         if nul:
@@ -2356,8 +2367,8 @@ def _read_string(request, address, limit):
     raise OSError(errno.EFAULT if size < limit else errno.ENAMETOOLONG, "string")
 
 
-def _read_path(request, address):
-    name = _read_string(request, address, 4096)  # PATH_MAX, with the NUL
+def _read_path(request, address, call=_slow):
+    name = _read_string(request, address, 4096, call)  # PATH_MAX, with the NUL
     if not name:
         raise OSError(errno.ENOENT, "empty path")
     return name
@@ -2365,11 +2376,7 @@ def _read_path(request, address):
 
 def _fd_path(fd):
     """Where a descriptor of ours leads, as the kernel tells it."""
-    link, text = ctypes.create_string_buffer(b"/proc/self/fd/%d" % fd), ctypes.create_string_buffer(4096)
-    size = _quick(_NR["readlinkat"], AT_FDCWD, _address(link), _address(text), 4096)
-    if size < 0:
-        raise OSError(-size, "readlink")
-    return text.raw[:size]
+    return os.readlink(b"/proc/self/fd/%d" % fd)
 
 
 def _open_beneath_task(tid, name, flags=0):
@@ -2389,6 +2396,7 @@ class _Walker:
     """Walks the paths that a program names, on the broker's thread: inside the domain, and as if
     the task itself walked."""
     MAX_LINKS = 40
+    _HOW = struct.Struct("=3Q")  # open_how
 
     def __init__(self):
         mounts = _mounts()
@@ -2400,11 +2408,10 @@ class _Walker:
 
     def open(self, start, name, flags, mode=0, resolve=None):
         """openat2(2) where `resolve` is given, else openat(2); the descriptor, or -errno."""
-        text = ctypes.create_string_buffer(name)
         if resolve is None:
-            return self.call(_NR["openat"], start, _address(text), flags | os.O_CLOEXEC, mode)
-        how = open_how(flags | os.O_CLOEXEC, mode, resolve)
-        return self.call(_NR["openat2"], start, _address(text), _address(how), ctypes.sizeof(how))
+            return self.call(_NR["openat"], start, name, flags | os.O_CLOEXEC, mode)
+        how = self._HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
+        return self.call(_NR["openat2"], start, name, how, len(how))
 
     def look(self, request, start, name, flags, resolve=0):
         """-> (O_PATH descriptor, its path), or (-errno, None)."""
@@ -2558,7 +2565,7 @@ def _on_open(sup, request):
     dirfd, path_at, flags, mode, resolve = _open_arguments(request)
     if flags & os.O_CREAT and flags & os.O_DIRECTORY and not flags & O_PATH:
         return _refuse(errno.EINVAL)  # as from 6.4 on
-    name = _read_path(request, path_at)
+    name = _read_path(request, path_at, sup.walker.call)
     call = _Call(request, "openat", None)
     try:
         start = _directory_of(sup, request, dirfd, name)
