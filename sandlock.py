@@ -646,7 +646,8 @@ PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
 PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0x4206, 0x4207
 PTRACE_O_TRACEEXEC, PTRACE_EVENT_EXEC, WALL = 1 << 4, 4, 0x40000000  # __WALL of wait(2)
 CLD_TRAPPED = 4
-RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_NOFILE = 0, 1, 7
+RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_NOFILE = 0, 1, 2, 7
+PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
 RESOLVE_NO_MAGICLINKS = 2
 AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
@@ -1120,7 +1121,7 @@ def _allow_path(ruleset, path, rights):
 
 
 _LATER = {  # fields whose enforcement is not there yet: never a silent no-op
-    "fs_denied": "part 3", "max_memory": "part 2",
+    "fs_denied": "part 3",
 }
 
 
@@ -1300,9 +1301,10 @@ _NEVER_ALLOWED = frozenset(
 class _FilterPlan(_Record):
     """All that a filter depends on. `actions`: sorted (syscall name, label) pairs. `supervised`:
     False under confine(), which has nobody to notify. `udp`, `unix_datagrams`: which datagram
-    sockets exist. `growth`: large mmap and mremap are trapped."""
+    sockets exist. `growth`: large mmap and mremap are trapped.
+    `data_limit`: the supervisor limits memory."""
     _fields = dict(arch=None, actions=(), supervised=True, udp=False, unix_datagrams=False,
-                   growth=False)
+                   growth=False, data_limit=False)
 
 
 # Argument blocks: what a syscall's registers must be. Each ends in a jump. "notify" and "fork" are
@@ -1461,6 +1463,23 @@ def _block_growth(size):
     return block
 
 
+def _block_prlimit(asm, plan):
+    """Of another process: judged. RLIMIT_DATA is the supervisor's where it limits memory."""
+    if plan.data_limit:
+        asm.ld(_arg(1))
+        asm.jeq(RLIMIT_DATA, "prlimit-data")
+        asm.goto("prlimit-who")
+        asm.label("prlimit-data")
+        for half in (0, 4):
+            asm.ld(_arg(2) + half)
+            asm.jeq(0, "prlimit-%d" % half)
+            asm.goto("eperm")
+            asm.label("prlimit-%d" % half)
+        asm.goto("prlimit-who")
+        asm.label("prlimit-who")
+    _own_pid_or_notify(asm, plan)
+
+
 _own_pid_or_notify = _block_values(0, [0], otherwise="notify")
 _BLOCKS = {
     "clone": _block_clone,
@@ -1479,7 +1498,8 @@ _BLOCKS = {
     "mremap": _block_growth(2),
     "rt_sigaction": _block_sigaction,
     "setpgid": _block_setpgid,
-    "prlimit64": _own_pid_or_notify,
+    "prlimit64": _block_prlimit,
+    "setrlimit": _block_values(0, [RLIMIT_DATA], then="eperm", otherwise="allow"),
     "sched_setaffinity": _own_pid_or_notify,
     "sched_setscheduler": _own_pid_or_notify,
     "sched_setparam": _own_pid_or_notify,
@@ -1493,8 +1513,9 @@ def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, Fa
     """What the filter of a policy does: a pure function. `deny`, `allow`: the policy's extra_*
     names; `trapped`: names that the supervisor handles, none under confine(); `refused`: names
     that get EACCES; `datagrams`: whether UDP and Unix datagram sockets exist."""
-    growth = "mmap" in trapped
-    actions = {name: "block:" + name for name in _BLOCKS if growth or name not in ("mmap", "mremap")}
+    growth, data_limit = "mmap" in trapped, "memfd_create" in trapped
+    left_out = set(() if growth else ("mmap", "mremap")) | set(() if data_limit else ("setrlimit",))
+    actions = {name: "block:" + name for name in _BLOCKS if name not in left_out}
     actions.update((name, "notify") for name in trapped if name not in _BLOCKS)
     actions.update((name, "errno:%d" % errno.EACCES) for name in refused)
     for error, _, names in _BLOCKED:
@@ -1502,7 +1523,8 @@ def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, Fa
                        if name not in allow)
     actions.update((name, "eperm") for name in deny)
     return _FilterPlan(arch=arch, actions=tuple(sorted(actions.items())), supervised=bool(trapped),
-                       udp=datagrams[0], unix_datagrams=datagrams[1], growth=growth)
+                       udp=datagrams[0], unix_datagrams=datagrams[1], growth=growth,
+                       data_limit=data_limit)
 
 
 @functools.lru_cache(maxsize=64)
@@ -1800,17 +1822,30 @@ def _on_fork(sup, request):
     if sup.ending:
         return _refuse(errno.EPERM)
     if sup.census.population >= sup.context.max_processes():
-        sup.census.take(lambda: sup.answer(request, _fork_or_refuse))
+        sup.census.take(lambda: sup.answer(request, _on_counted_fork))
         return None
-    return _fork_or_refuse(sup, request)
+    return _on_counted_fork(sup, request)
 
 
-def _fork_or_refuse(sup, request):
-    census, limit = sup.census, sup.context.max_processes()
-    refusal = None
-    if census.population >= limit:
+def _on_counted_fork(sup, request):
+    """A copy of memory counts; a child that shares it (vfork) does not."""
+    shares = request.nr == _NR.get("vfork") or (
+        request.nr == _NR["clone"] and request.args[0] & CLONE_VM)
+    if shares or not sup.memory.limit():
+        return _fork_or_refuse(sup, request, True)
+
+    def weigh():
+        fits = sup.memory.fits(sup.memory.of(request.tid))
+        sup.broker.mailbox.post(lambda: sup.answer(
+            request, lambda sup, request: _fork_or_refuse(sup, request, fits)))
+    sup.mailbox.post(weigh)
+
+
+def _fork_or_refuse(sup, request, fits):
+    census, refusal = sup.census, None
+    if census.population >= sup.context.max_processes():
         refusal = (errno.EAGAIN, "the sandbox has %d processes" % census.population, "max_processes")
-    elif sup.memory and not sup.memory.fork(request):
+    elif not fits:
         refusal = (errno.ENOMEM, "a copy of the process would not fit", "max_memory")
     else:
         census.admit(request.tid)
@@ -2341,12 +2376,28 @@ def _copy_control(sup, request, raw):
 # -- memory --------------------------------------------------------------------------------------
 
 def _on_growth(sup, request):
-    """mmap and mremap of more than 1 MiB; all numbers are in registers."""
-    size = request.args[2 if request.nr == _NR["mremap"] else 1]
-    refusal = None
-    if sup.memory:
-        return sup.memory.judge_growth(request, size)
-    return sup.judge(_Call(request, "mmap", lambda: _CONTINUE, refusal, where=_ANYWHERE, size=size))
+    """mmap and mremap of more than 1 MiB; all numbers are in registers. Only memory that can be
+    written and is the program's own counts; the kernel itself counts what becomes writable later."""
+    args, is_mmap = request.args, request.nr == _NR["mmap"]
+    size = args[1] if is_mmap else args[2]
+    call = _Call(request, "mmap", lambda: _CONTINUE, where=_ANYWHERE, size=size)
+    grows = size if is_mmap else max(0, size - args[1])
+    if is_mmap and not (args[3] & MAP_ANONYMOUS if args[3] & MAP_SHARED else args[2] & PROT_WRITE):
+        grows = 0
+    if not grows or not sup.memory.limit():
+        return sup.judge(call)
+
+    def weigh():
+        if not sup.memory.fits(grows):
+            call.refusal = (errno.ENOMEM, "%d bytes more would not fit" % grows, "max_memory")
+        sup.judge(call)
+    sup.mailbox.post(weigh)
+
+
+def _on_memfd(sup, request):
+    """A file in memory: from now on those count, mapped or not."""
+    sup.memory.has_memfds = True
+    return _CONTINUE
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -3047,6 +3098,7 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "openat2": (_on_open, True, _pins_names, "openat"),
     "mmap": (_on_growth, False, _limits_memory, "mmap"),
     "mremap": (_on_growth, False, _limits_memory, "mmap"),
+    "memfd_create": (_on_memfd, False, _limits_memory, None),
     "setpgid": (_on_setpgid, True, _always, None),
     "inotify_add_watch": (_on_watch, True, _always, None),
     "rt_sigaction": (_on_sigaction, False, _always, None),
@@ -3283,6 +3335,126 @@ def _listed_processes():
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
+class _Memory:
+    """What the whole sandbox uses, in the kernel's own figures. On threads that are not confined.
+
+    Each process has a soft RLIMIT_DATA of what it has and what is left for all, renewed a few times
+    a second and when one grows by more than 1 MiB, which is weighed before. What no limit of the
+    kernel stops (stacks, shared memory, growth of several at once between two looks) is looked at
+    just as often: past the limit the largest process is killed.
+    """
+    LOOKS_MS = 100
+
+    def __init__(self, supervisor, policy):
+        self._sup = supervisor
+        self._lock = threading.RLock()  # one look at a time
+        self._tolerated = 0  # bytes in use when the limit fell below them
+        self.has_memfds = False
+        self._memfd_device = None
+        self._tmpfs = {}  # path -> bytes in use before; what others write there meanwhile counts too
+        if policy.max_memory is not None:
+            kinds = {os.stat(point).st_dev for kind, point in _mounts() if kind == b"tmpfs"
+                     and os.path.isdir(point)}
+            for path in policy.fs_writable:
+                if os.path.exists(path) and os.stat(path).st_dev in kinds:
+                    self._tmpfs[path] = self._used(path)
+
+    def limit(self):
+        return self._sup.context.max_memory()
+
+    @staticmethod
+    def _used(path):
+        info = os.statvfs(path)
+        return (info.f_blocks - info.f_bfree) * info.f_frsize
+
+    @staticmethod
+    def of(pid):
+        """Bytes of a process that are its own: data, stack, huge pages."""
+        status = _task_status(pid)
+        return sum(int(status.get(name, "0").split()[0]) for name in ("VmData", "VmStk", "HugetlbPages")) << 10
+
+    def _take_stock(self):
+        """-> ({pid: bytes of its own}, bytes of all, the shared ones included)."""
+        own = {pid: self.of(pid) for pid in self._sup.members()}
+        mapped = sum(_shared_memory(pid) for pid in own)
+        files = sum(max(0, self._used(path) - before) for path, before in self._tmpfs.items())
+        if self.has_memfds:
+            files += self._memfds(own)
+        return own, sum(own.values()) + max(mapped, files)  # a file that is mapped counts once
+
+    def _memfds(self, pids):
+        """Bytes of the files in memory that any process has open; each counts once."""
+        if self._memfd_device is None:
+            fd = os.memfd_create("sandlock") if hasattr(os, "memfd_create") else -1
+            if fd < 0:
+                return 0
+            self._memfd_device = os.fstat(fd).st_dev
+            os.close(fd)
+        sizes = {}
+        for pid in pids:
+            folder = "/proc/%d/fd" % pid
+            try:
+                for name in os.listdir(folder):
+                    info = os.stat(folder + "/" + name)
+                    if info.st_dev == self._memfd_device:
+                        sizes[info.st_ino] = info.st_blocks * 512
+            except OSError:
+                continue  # it ended, or closed that one
+        return sum(sizes.values())
+
+    def fits(self, more):
+        """Whether the sandbox may grow by that; gives out the limits anew."""
+        with self._lock:
+            own, total = self._take_stock()
+            self._divide(own, total)
+            return total + more <= self.limit()
+
+    def look(self, tolerate=False):
+        """Gives out the limits anew, and kills the largest process past the limit; `tolerate`: what
+        is in use now may stay, as long as it does not grow."""
+        with self._lock:
+            if self.limit():
+                self._look(tolerate)
+
+    def _look(self, tolerate):
+        own, total = self._take_stock()
+        self._divide(own, total)
+        if tolerate or total < self._tolerated:
+            self._tolerated = total
+        if total > max(self.limit(), self._tolerated) and own:
+            pid = max(own, key=own.get)
+            self._sup.record(self._sup.denials, Denial(
+                reason="the sandbox uses %d bytes; its largest process was killed" % total,
+                field="max_memory", event=SyscallEvent(pid=pid, category=SyscallCategory.MEMORY,
+                                                       size=own[pid], denied=True)))
+            self._sup.broker.call(_signal_members, [pid], signal.SIGKILL)
+
+    def _divide(self, own, total):
+        left = max(0, self.limit() - total)
+        for pid, used in own.items():
+            limit, now = used + left, rlimit64()
+            try:
+                _call("prlimit64", pid, RLIMIT_DATA, 0, _address(now))
+                now.rlim_max = min(now.rlim_max, self.limit())
+                now.rlim_cur = min(limit, now.rlim_max)
+                _call("prlimit64", pid, RLIMIT_DATA, _address(now), 0)
+            except OSError as e:
+                if e.errno != errno.ESRCH:
+                    raise
+
+
+def _shared_memory(pid):
+    """Bytes of shared memory that a process has touched, divided by those who share it; proc(5)."""
+    if _task_status(pid).get("RssShmem", "0 kB") == "0 kB":
+        return 0
+    try:
+        with open("/proc/%d/smaps_rollup" % pid, "rb") as file:
+            rows = dict(line.partition(b":")[::2] for line in file.read().splitlines())
+        return int(rows.get(b"Pss_Shmem", b"0").split()[0]) << 10
+    except OSError:
+        return 0  # it ended
+
+
 def _descendants(root):
     """Without signal scoping (Landlock below ABI 6, best_effort): children of children, and whoever
     is in the first process's session or group. A daemon that left all three is not found."""
@@ -3330,7 +3502,8 @@ class _Supervisor:
         self.callback = (_Callback(self, policy.policy_fn, policy.policy_timeout)
                          if self.asked else None)
         self.hosts = _Hosts(self.network.pinned) if self.network.pinned else None
-        self.census, self.memory = _Census(self), None
+        self.census, self.memory = _Census(self), _Memory(self, policy)
+        self.memory_looked = 0.0  # when, time.monotonic()
         self.lock, self.finished = threading.RLock(), _thread.allocate_lock()
         self.finished.acquire()
         self.finishing = _thread.allocate_lock()  # held by the one thread that is in finish()
@@ -3509,6 +3682,11 @@ class _Supervisor:
         if self.callback:
             self.callback.watch()
             pauses.append(min(self.callback.timeout_s / 5, 1) * 1000)
+        if self.memory.limit():
+            if time.monotonic() - self.memory_looked > self.memory.LOOKS_MS / 1000:
+                self.memory.look()
+                self.memory_looked = time.monotonic()
+            pauses.append(self.memory.LOOKS_MS)
         if self.watching:
             self._interrupt_waits()
             pauses.append(10)
@@ -3689,8 +3867,10 @@ class _Supervisor:
 
     def limits_changed(self):
         """By the context: a limit is another now."""
-        if self.memory:
-            self.mailbox.post(self.memory.divide)
+        try:
+            self.memory.look(tolerate=True)
+        except ProcessLookupError:
+            return  # the run has ended
 
     # -- who is inside ---------------------------------------------------------------------------
 
@@ -4471,7 +4651,7 @@ class _Launch:
                                      _ARCH, _trapped_syscalls(policy), (), _datagram_kinds(policy))
         self.limits = tuple((resource, value) for resource, value in (
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
-            (RLIMIT_FSIZE, policy.max_file_size)) if value is not None)
+            (RLIMIT_FSIZE, policy.max_file_size), (RLIMIT_DATA, policy.max_memory)) if value is not None)
         self._identity_steps()
         self._spawn_arguments(stdio, new_session)
 

@@ -1,0 +1,140 @@
+"""max_memory: of the whole tree, in every kind of memory; SPEC.md 2 and 4."""
+import os
+import sys
+import time
+
+import pytest
+
+import sandlock
+from sandlock import Sandbox, SYSTEM_PATHS, Verdict
+from support import box, clean, compiled, eventually, requires_abi, snapshot
+
+pytestmark = requires_abi(6)
+
+EATER = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static const char *how; static long mib;
+static int eat(void) {  /* in megabytes; touches them */
+    for (long i = 0; i < mib; i++) {
+        void *p = 0;
+        if (*how == 'b') { p = sbrk(1 << 20); if (p == (void *)-1) p = 0; }
+        else if (*how == 's') p = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        else if (*how == 'l') { p = mmap(0, mib << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); i = mib; }
+        else if (*how == 'S') { p = mmap(0, mib << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0); i = mib; }
+        else if (*how == 'm') { p = malloc(1 << 20); }
+        else if (*how == 'p') { p = mmap(0, mib << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); if (p != MAP_FAILED && mprotect(p, mib << 20, 3)) p = MAP_FAILED; i = mib; }
+        else if (*how == 'r') { p = mmap(0, 2 << 20, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); p = mremap(p, 2 << 20, mib << 20, MREMAP_MAYMOVE); i = mib; }
+        else if (*how == 'f') { static int fd; if (!fd) fd = memfd_create("x", 0); static char b[1 << 20]; if (write(fd, b, sizeof b) != sizeof b) return 1; usleep(2000); continue; }
+        else if (*how == 'd') { static int fd; if (!fd) fd = open("/dev/shm/sandlock-test", O_RDWR | O_CREAT | O_TRUNC, 0600); unlink("/dev/shm/sandlock-test"); static char b[1 << 20]; if (write(fd, b, sizeof b) != sizeof b) return 1; usleep(2000); continue; }
+        if (!p || p == MAP_FAILED) return errno == ENOMEM ? 1 : 2;
+        if (*how != 'l' && *how != 'S' && *how != 'p' && *how != 'r') memset(p, 1, 1 << 20);
+    }
+    return 0;
+}
+int main(int n, char **a) {
+    struct rlimit as = {4L << 30, 4L << 30}; setrlimit(RLIMIT_AS, &as);
+    how = a[1]; mib = atol(a[2]); int children = n > 3 ? atoi(a[3]) : 0, failed = 0, s;
+    if (!children) { int r = eat(); puts(r == 0 ? "ok" : r == 1 ? "ENOMEM" : strerror(errno)); return 0; }
+    for (int i = 0; i < children; i++) { if (fork() == 0) { int r = eat(); usleep(600000); _exit(r); } }
+    while (wait(&s) > 0) failed += s != 0;
+    printf("%d\n", failed); return 0;
+}"""
+
+
+def limited(limit, *args, **fields):
+    payload = compiled(EATER)
+    fields = {"fs_readable": SYSTEM_PATHS + (os.path.dirname(payload),), **fields}
+    return Sandbox(max_memory=limit, **fields).run([payload, *map(str, args)], timeout=60)
+
+
+@pytest.mark.parametrize("how", list("bslSmpr"))
+def test_a_growing_request_past_the_limit_fails(how):
+    assert limited("64M", how, 30).stdout == b"ok\n"
+    result = limited("64M", how, 200)
+    assert result.stdout == b"ENOMEM\n", result
+    assert limited("400M", how, 200).stdout == b"ok\n"  # the control
+
+
+@pytest.mark.parametrize("how", "fd")
+def test_files_in_memory_count(how):
+    fields = {"fs_writable": ["/dev/shm"]} if how == "d" else {}
+    if how == "d" and not os.path.isdir("/dev/shm"):
+        pytest.skip("no /dev/shm here")
+    assert limited("200M", how, 60, **fields).stdout == b"ok\n"
+    result = limited("80M", how, 600, **fields)
+    assert result.exit_code == -9 and result.reason == sandlock.ExitReason.SIGNALED, result
+    assert result.denials[-1].field == "max_memory"
+
+
+def test_the_whole_tree_counts():
+    assert limited("300M", "s", 40, 4).stdout == b"0\n"
+    result = limited("100M", "s", 40, 4)
+    assert int(result.stdout) in (1, 2, 3), result  # some fit
+    result = limited("100M", "l", 40, 4)
+    assert int(result.stdout) == 2, result
+    assert all(d.field == "max_memory" for d in result.denials)
+
+
+def test_a_copy_of_memory_counts_and_a_shared_one_does_not():
+    code = ("import os, sys\nx = bytearray(60 << 20)\ntry:\n    pid = os.fork()\nexcept OSError as e: print(e.errno)\nelse:\n"
+            "    if pid == 0: os._exit(0)\n    os.wait(); print('forked')\nprint(os.system('exit 3') >> 8)")
+    assert box(max_memory="100M").run([sys.executable, "-S", "-c", code]).stdout.split() == [b"12", b"3"]
+    assert box(max_memory="300M").run([sys.executable, "-S", "-c", code]).stdout.split() == [b"forked", b"3"]
+
+
+def test_the_limit_cannot_be_raised_from_inside():
+    code = ("import resource\nfor soft in (1 << 40, -1):\n    try: resource.setrlimit(resource.RLIMIT_DATA, (soft, soft)); print('raised')\n"
+            "    except (PermissionError, ValueError): print('refused')\nprint(resource.getrlimit(resource.RLIMIT_DATA)[1])")
+    assert box(max_memory="200M").run([sys.executable, "-S", "-c", code]).stdout.split() == [b"refused"] * 2 + [b"%d" % (200 << 20)]
+
+
+def test_real_programs_under_a_limit(tmp_path):
+    for limit, ok in (("400M", True), ("30M", False)):
+        result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], max_memory=limit).run(
+            [sys.executable, "-c", "import json, threading; x = [str(i) * 10 for i in range(400000)]; print(len(json.dumps(x)) > 0)"])
+        assert result.success == ok, result
+        assert ok or b"MemoryError" in result.stderr or result.signal > 0
+
+
+def test_live_changes_and_events():
+    code = ("import mmap, sys\nkeep = []\nfor line in sys.stdin:\n    try: keep.append(mmap.mmap(-1, int(line) << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)); print('ok', flush=True)\n"
+            "    except OSError as e: print(e.errno, flush=True)")
+    for fields in ({}, {"max_memory": "1G"}):
+        with box(**fields).popen([sys.executable, "-S", "-c", code], stdin=1, stdout=1) as process:
+            def grow(mib):
+                process.stdin.write(b"%d\n" % mib)
+                return process.stdout.readline().strip()
+            ctx = process.policy
+            assert ctx.ceiling().max_memory_bytes == (1 << 30 if fields else 0)
+            assert grow(100) == b"ok"
+            ctx.restrict_max_memory(300 << 20)
+            assert ctx.current().max_memory_bytes == 300 << 20
+            assert eventually(lambda: grow(250) == b"12") and grow(20) == b"ok"
+            with pytest.raises(sandlock.PolicyFnError, match="max_memory"):
+                ctx.grant_max_memory(1 << 30)
+    seen = []
+    def judge(event, ctx):
+        seen.append((event.syscall, event.category, event.size, event.denied))
+        return Verdict.deny_with(12) if event.size == 5 << 20 else None
+    result = box(policy_fn=judge, policy_events=["memory"], max_memory="100M").run(
+        [sys.executable, "-S", "-c", code], input=b"5\n6\n200\n1\n")
+    assert result.stdout.split() == [b"12", b"ok", b"12", b"ok"]
+    assert {("mmap", "memory", 5 << 20, False), ("mmap", "memory", 6 << 20, False), ("mmap", "memory", 200 << 20, True)} <= set(seen)
+    assert not any(size <= 1 << 20 for _, _, size, _ in seen)
+
+
+def test_shared_memory_of_many_is_counted_once():
+    code = ("import mmap, os, time\nm = mmap.mmap(-1, 60 << 20); m.write(b'x' * (60 << 20))\n"
+            "for _ in range(5):\n    if os.fork() == 0: m.seek(0); m.read(); time.sleep(0.5); os._exit(0)\n"
+            "print(sum(os.wait()[1] for _ in range(5)))")
+    assert box(max_memory="500M").run([sys.executable, "-S", "-c", code]).stdout == b"0\n"
