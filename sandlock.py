@@ -1809,6 +1809,7 @@ class _Call:
         self.wants_umask, self.umasks = False, None
         self.sock, self.datagram, self.message = None, False, None
         self.worker, self.interrupted, self.seen_pending = None, False, 0
+        self.submitted = 0.0  # to the callback, time.monotonic()
 
     def close(self):
         while self.fds:
@@ -2453,9 +2454,20 @@ class _Walker:
         mounts = _mounts()
         # With the GIL held a walk costs no switch between threads, but it must not wait for anybody.
         quick = all(kind in _LOCAL_FILESYSTEMS for kind, _ in mounts)
-        self.call = _quick if quick else _raw
+        self.call = _quick if quick else _slow
         self.proc = tuple(point.rstrip(b"/") + b"/" for kind, point in mounts if kind == b"proc")
-        self.host = os.getpid()
+        self.fds = _high_fd(os.open("/proc/self/fd", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def path(self, fd):
+        """Where a descriptor of ours leads, as the kernel tells it."""
+        return os.readlink(b"%d" % fd, dir_fd=self.fds)
+
+    def again(self, fd, flags):
+        """The object of an O_PATH descriptor opened with these flags, or -errno."""
+        return self.call(_NR["openat"], self.fds, b"%d" % fd, flags | os.O_CLOEXEC, 0)
+
+    def close(self):
+        os.close(self.fds)
 
     def open(self, start, name, flags, mode=0, resolve=None):
         """openat2(2) where `resolve` is given, else openat(2); the descriptor, or -errno."""
@@ -2468,7 +2480,7 @@ class _Walker:
         """-> (O_PATH descriptor, its path), or (-errno, None)."""
         fd = self.open(start, name, O_PATH | flags, 0, resolve | RESOLVE_NO_MAGICLINKS)
         if fd >= 0:
-            path = _fd_path(fd)
+            path = self.path(fd)
             if not path.startswith(self.proc):
                 return fd, path
             os.close(fd)
@@ -2577,15 +2589,18 @@ def _unescape(text):
     return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
 
 
+_OPEN_ARGUMENTS = {_NR[name]: row for name, row in {  # where dirfd, path, flags and mode are
+    "openat": (0, 1, 2, 3), "open": (None, 0, 1, 2), "creat": (None, 0, None, 1)}.items() if name in _NR}
+
+
 def _open_arguments(request):
     """-> (directory fd, address of the path, flags, mode, RESOLVE_*) of an open call."""
-    args, cwd = request.args, AT_FDCWD & 0xffffffff
-    if request.nr == _NR["openat"]:
-        return args[0], args[1], args[2] & 0xffffffff, args[3] & 0o7777, 0
-    if request.nr == _NR.get("open"):
-        return cwd, args[0], args[1] & 0xffffffff, args[2] & 0o7777, 0
-    if request.nr == _NR.get("creat"):
-        return cwd, args[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1] & 0o7777, 0
+    args, row = request.args, _OPEN_ARGUMENTS.get(request.nr)
+    if row is not None:
+        dirfd, path, flags, mode = row
+        return (AT_FDCWD if dirfd is None else args[dirfd], args[path],
+                os.O_CREAT | os.O_WRONLY | os.O_TRUNC if flags is None else args[flags] & 0xffffffff,
+                args[mode] & 0o7777, 0)
     how = _read_memory(request.tid, args[2], min(args[3], _PAGE))
     size = ctypes.sizeof(open_how)
     if args[3] < size:
@@ -2706,7 +2721,7 @@ class _Opening:
 
     def _again(self, fd, more=0):
         """Opens the object that was looked at, with the flags of the call."""
-        return self.walker.open(AT_FDCWD, b"/proc/self/fd/%d" % fd, self._flags_of_reopening() | more)
+        return self.walker.again(fd, self._flags_of_reopening() | more)
 
     def _flags_of_reopening(self):
         return self.flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) | os.O_NOCTTY
@@ -2932,7 +2947,7 @@ class _Exec:
         """[interpreter] or [interpreter, argument] of a script, else []."""
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return []
-        opened = self.sup.walker.open(AT_FDCWD, b"/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_NONBLOCK)
+        opened = self.sup.walker.again(fd, os.O_RDONLY | os.O_NONBLOCK)
         if opened < 0:
             return []
         try:
@@ -3510,6 +3525,7 @@ class _Supervisor:
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
         self.ending, self.reason, self.forked = False, None, False
+        self.holds_interval = False
         self.watching = 0      # how often waits will be looked at still
         self.orphaned = False  # nobody will wait for the end
         self.denials, self.audits, self.faults = [], [], []
@@ -3955,10 +3971,16 @@ class _Supervisor:
         if self.callback and self.callback.tid and not self.callback.close():
             self.fault("the callback did not return; its thread is left to itself")
             self.callback.tid = None
+        if self.holds_interval:
+            self.holds_interval = False
+            _hold_switch_interval(False)
         self.mailbox.close()
         self.context.close()
         if self.hosts:
             self.hosts.close()
+        if self.walker:
+            self.walker.close()
+            self.walker = None
         if self.broker.faults:
             self.error = self.error or "the broker failed: " + self.broker.faults[0]
         self._close_listener()
@@ -4469,6 +4491,24 @@ class PolicyContext:
                 self._drop_override(pid)
 
 
+_SWITCH_INTERVAL_S = 1e-4
+_interval_lock = _thread.allocate_lock()  # guards the two below
+_interval_users, _interval_before = 0, None
+
+
+def _hold_switch_interval(begin):
+    """While another thread of the host computes, it makes each of ours wait a switch interval (5 ms
+    by default) whenever that needs the GIL. At the end of the run it is what it was."""
+    global _interval_users, _interval_before
+    with _interval_lock:
+        if begin and not _interval_users:
+            _interval_before = sys.getswitchinterval()
+            sys.setswitchinterval(min(_interval_before, _SWITCH_INTERVAL_S))
+        _interval_users += 1 if begin else -1
+        if not _interval_users:
+            sys.setswitchinterval(_interval_before)
+
+
 class _Callback:
     """The thread of the policy callback: one event at a time, in order; who decides also answers.
 
@@ -4480,6 +4520,7 @@ class _Callback:
         self._sup, self._function, self.timeout_s = supervisor, function, timeout_s
         self._calls = queue.SimpleQueue()
         self._current = None   # (call, since when)
+        self._contended = 0
         self._late = False     # the one that is being judged has had its time
         self._alive = False
         self._ended = _thread.allocate_lock()
@@ -4496,6 +4537,7 @@ class _Callback:
             raise
 
     def submit(self, call):
+        call.submitted = time.monotonic()
         self._calls.put(call)
         if self._late or not self._alive:
             self._deny_waiting()
@@ -4505,14 +4547,24 @@ class _Callback:
         _block_signals()
         try:
             while True:
+                idle = self._calls.empty()
                 call = self._calls.get()
                 if call is None:
                     return
+                if idle and not self._sup.holds_interval:
+                    self._notice_contention(time.monotonic() - call.submitted)
                 self._judge(call)
         finally:
             self._alive = False
             self._deny_waiting()
             self._ended.release()
+
+    def _notice_contention(self, waited_s):
+        """Three times in a row longer than it ever takes without a thread that computes."""
+        self._contended = self._contended + 1 if waited_s > 2e-3 else 0
+        if self._contended >= 3:
+            self._sup.holds_interval = True
+            _hold_switch_interval(True)
 
     def _judge(self, call):
         sup, fault, verdict = self._sup, None, -1

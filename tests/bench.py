@@ -122,7 +122,8 @@ def true_against(command):
     return make
 
 
-def make_sandlock09(folder, cleanup):
+def sandlock09():
+    """The Python of a virtual environment with sandlock 0.9."""
     python = os.environ.get("SANDLOCK09") or "/opt/peers/sl09/bin/python"
     if not shutil.which(python):
         raise NotInstalled(python)
@@ -130,8 +131,12 @@ def make_sandlock09(folder, cleanup):
     found = run_outside([python, "-I", "-c", code])[1].decode().strip()
     if not (found + ".").startswith("0.9."):
         raise NotInstalled("sandlock 0.9 (%s has %s)" % (python, found))
+    return python
+
+
+def make_sandlock09(folder, cleanup):
     ours = Worker(cleanup, sys.executable, library_copy(folder))
-    return ours.sample, Worker(cleanup, python, "").sample
+    return ours.sample, Worker(cleanup, sandlock09(), "").sample
 
 
 def make_big_host(folder, cleanup):
@@ -153,6 +158,7 @@ def make_import(folder, cleanup):
 # ------------------------------------------------------------------------------------------------
 
 LOOP_C = r"""
+#define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -211,6 +217,104 @@ def make_open(folder, cleanup):
     def nanoseconds(run, **fields):
         return lambda: float(run([program, "50000", "", program + ".c"], **fields)[1]) * 1e-9
     return nanoseconds(run_inside, fs_writable=[folder]), nanoseconds(run_outside)
+
+
+# ------------------------------------------------------------------------------------------------
+# Events
+# ------------------------------------------------------------------------------------------------
+
+EVENTS_C = r"""
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+int main(int argc, char **argv) {  /* openat, connect or execve, and how often: us each */
+    int count = atoi(argv[2]);
+    struct sockaddr_in to = {AF_INET, htons(9), {htonl(INADDR_LOOPBACK)}};
+    struct timespec a, b;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    for (int i = 0; i < count; i++) {
+        if (*argv[1] == 'o') {
+            int fd = open("/etc/hostname", O_RDONLY);
+            if (fd < 0 || close(fd))
+                return 3;
+        } else if (*argv[1] == 'c') {
+            int s = socket(AF_INET, SOCK_STREAM, 0);
+            connect(s, (void *)&to, sizeof to);
+            close(s);
+        } else {
+            char *words[] = {argv[0], "none", "0", 0};
+            if (vfork() == 0) {
+                execv(argv[0], words);
+                _exit(3);
+            }
+            wait(0);
+        }
+    }
+    if (!count)
+        return 0;
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    printf("%.3f\n", ((b.tv_sec - a.tv_sec) * 1e6 + (b.tv_nsec - a.tv_nsec) / 1e3) / count);
+}
+"""
+EVENT_HOST = """if True:
+    import os, sys, threading
+    library, pinned, spins, category, *command = sys.argv[1:]
+    if library:
+        sys.path.insert(0, library)
+    from sandlock import Sandbox
+    if pinned:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    def spin():
+        while True:
+            pass
+    if spins:
+        threading.Thread(target=spin, daemon=True).start()
+    fields = {} if not library else {"policy_events": [category]}
+    paths = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/proc", os.path.dirname(command[0])]
+    result = Sandbox(fs_readable=[p for p in paths if os.path.exists(p)], net_allow=["127.0.0.1:9"],
+                     policy_fn=lambda event, ctx: None, **fields).run(command)
+    if not result.success:
+        sys.exit("%r %r" % (result, result.stderr))
+    sys.stdout.write(result.stdout.decode()); sys.stdout.flush(); os._exit(0)
+"""
+COUNTS = {"openat": "2000", "connect": "1500", "execve": "100"}
+
+
+def compile_c(folder, name, source):
+    program = os.path.join(folder, name)
+    with open(program + ".c", "w") as f:
+        f.write(source)
+    run_outside(["gcc", "-O2", "-static", "-o", program, program + ".c"])
+    return program
+
+
+def event(name, reference, pinned=False, spins=False):
+    """A row maker: us per event with a callback that returns None, against sandlock 0.9, the
+    supervisor in C, or ourselves without a spinning thread in the host."""
+    def make(folder, cleanup):
+        program = compile_c(folder, "events", EVENTS_C)
+        command = [program, name, COUNTS[name] if not spins else "1000"]
+        library = library_copy(folder)
+
+        def host(python, library, spins=False):
+            words = [python, "-I", "-c", EVENT_HOST, library, "1" * pinned, "1" * spins, name]
+            return lambda: float(run_outside(words + command)[1]) * 1e-6
+        if reference == "09":
+            return host(sys.executable, library), host(sandlock09(), "")
+        if reference == "self":
+            return host(sys.executable, library, spins), host(sys.executable, library)
+        with open(os.path.join(ROOT, "tests", "supervisor.c")) as f:
+            supervisor = compile_c(folder, "supervisor", f.read())
+        taskset = ["taskset", "-c", str(max(os.sched_getaffinity(0)))] * pinned
+        return (host(sys.executable, library),
+                lambda: float(run_outside(taskset + [supervisor] + command)[1]) * 1e-6)
+    return make
 
 
 # ------------------------------------------------------------------------------------------------
@@ -347,6 +451,17 @@ ROWS = (
         program(generate_nothing, sys.executable, "-c", "import " + ", ".join(MODULES))),
     Row("redis-benchmark get / server outside", 1.05, 15, "redis-server redis-benchmark",
         make_redis),
+    Row("openat event / sandlock 0.9", 0.35, 9, "gcc", event("openat", "09")),
+    Row("openat event / C", 1.5, 9, "gcc", event("openat", "C")),
+    Row("openat event, one core / sandlock 0.9", 0.35, 9, "gcc taskset", event("openat", "09", True)),
+    Row("openat event, one core / C", 1.5, 9, "gcc taskset", event("openat", "C", True)),
+    Row("connect event / sandlock 0.9", 0.35, 9, "gcc", event("connect", "09")),
+    Row("connect event / C", 1.5, 9, "gcc", event("connect", "C")),
+    Row("connect event, one core / sandlock 0.9", 0.35, 9, "gcc taskset", event("connect", "09", True)),
+    Row("connect event, one core / C", 1.5, 9, "gcc taskset", event("connect", "C", True)),
+    Row("execve event / sandlock 0.9", 0.35, 9, "gcc", event("execve", "09")),
+    Row("execve event, one core / sandlock 0.9", 0.35, 9, "gcc taskset", event("execve", "09", True)),
+    Row("openat event, host spins / host does not", 5, 5, "gcc", event("openat", "self", spins=True)),
     Row("import sandlock / its main imports", 1.6, 41, "", make_import),
 )
 

@@ -162,12 +162,32 @@ def test_a_callback_that_takes_too_long_denies_and_all_behind_it_too():
     lines = [process.stdout.readline() for _ in range(9)]
     assert sorted(lines[:8]) == [b"1\n"] * 8 and lines[8] == b"True\n"
     release.set()
+    assert eventually(lambda: not process._supervisor.callback._late)
     process.stdin.close()
     result = process.wait(20)
     assert result.success and result.stdout == b"ok\n"  # once the callback is free again
     assert any("longer than 0.3 s" in line for line in result.policy_errors)
     process = None
     assert len(calls) == 2 and eventually(lambda: clean(before))
+
+
+def test_a_host_that_computes_gets_a_shorter_switch_interval_for_that_long():
+    before, stop, seen = sys.getswitchinterval(), [], []
+    def spin():
+        while not stop:
+            continue
+    command = ["sh", "-c", "i=0; while [ $i -lt 300 ]; do : < /etc/hostname; i=$((i+1)); done"]
+    sandbox = watched(lambda e, c: seen.append(sys.getswitchinterval()), ["openat"])
+    assert sandbox.run(command).success and sys.getswitchinterval() == before
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        seen.clear()
+        assert sandbox.run(command, timeout=60).success and len(seen) >= 300
+        assert min(seen) < before and sys.getswitchinterval() == before
+    finally:
+        stop.append(1)
+        thread.join()
 
 
 def test_a_hanging_callback_does_not_keep_the_run():
