@@ -873,14 +873,25 @@ class _SignalsBlocked:
         _call("rt_sigprocmask", SIG_SETMASK, 0, _address(self.before), 8)
 
     def __enter__(self):
-        try:  # a signal from just before is handled just after the call, and may raise here
+        try:  # a signal from just before is handled at the next call of a function, and may raise
             _call("rt_sigprocmask", SIG_SETMASK, _address(self._all), _address(self.before), 8)
+            self._handle_pending()
         except BaseException:
             self.__exit__()
             raise
         return self
 
+    def _handle_pending(self):
+        return
+
     def __exit__(self, *exception):
+        try:
+            self._restore()
+        except BaseException:  # one that another thread of the host has taken
+            self._restore()
+            raise
+
+    def _restore(self):
         _call("rt_sigprocmask", SIG_SETMASK, _address(self.before), 0, 8)
 
     def breathe(self):

@@ -468,7 +468,8 @@ def test_packets_cannot_be_routed_by_way_of_another_host():
     inside = box(net_allow=["127.0.0.1"]).run([sys.executable, "-c", ROUTES])
     assert inside.stdout.split() == [b"1", b"1", b"set", b"1", b"sent"], inside
     outside = subprocess.run([sys.executable, "-c", ROUTES], stdout=subprocess.PIPE).stdout.split()
-    assert outside[0] == b"set" and outside[3] == b"sent"  # the control
+    if os.geteuid() == 0:  # the kernel wants CAP_NET_RAW for some of it
+        assert outside[0] == b"set" and outside[3] == b"sent"  # the control
 
 
 def test_64_connects_block_at_once():

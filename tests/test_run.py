@@ -224,7 +224,7 @@ def test_ctrl_c_in_the_host_ends_the_run():
                 delay or 0.0005))
         host = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=30)
         assert b"KeyboardInterrupt" in host.stderr
-    before = snapshot()
+    sandbox, before = box(), snapshot()
     def interrupt(*_):
         raise KeyboardInterrupt
     previous = signal.signal(signal.SIGALRM, interrupt)
@@ -232,7 +232,7 @@ def test_ctrl_c_in_the_host_ends_the_run():
         for i in range(40):  # at any point of launch, run and end
             try:
                 signal.setitimer(signal.ITIMER_REAL, 0.0001 * (i % 20 + 1))
-                box().run(["true"])
+                sandbox.run(["true"])
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
                 continue
