@@ -9,6 +9,13 @@ One file, the standard library, Linux 5.13 or newer. No root, no containers, no 
     result = box.run(["python3", "-c", "print(open('/etc/hostname').read())"], timeout=30)
     print(result.exit_code, result.stdout, result.denials)
 
+    def guard(event, ctx):              # asked while the program runs, before each call is made
+        if event.syscall == "execve" and "curl" in event.argv[0]:
+            ctx.restrict_network([])    # from now on, for good
+            return "audit"
+
+    Sandbox(box.policy, policy_fn=guard, net_allow=["10.0.0.0/8:443"]).run(["make"])
+
 On the command line:  python3 sandlock.py run --system -w /tmp/work -- make
 
 Threat model. The program is hostile from its first instruction: it may run any code, any
@@ -19,15 +26,19 @@ kernel, from side channels of the CPU, or of the metadata of files (Landlock jud
 stat(2) nor chmod(2) by owner). Who may ptrace the host (root, a debugger) is trusted.
 
 How it works. Landlock and a seccomp filter decide what they can, in the kernel, at no cost. What
-only a supervisor can decide (process totals, Unix sockets by path) is trapped by the same filter
-and answered by a thread of the calling process, through seccomp_unotify(2). Both belong to a
-*thread* on Linux, so nothing is done in a forked child: a short-lived thread, the launch pad,
-confines itself and calls posix_spawn(3).
+only a supervisor can decide (addresses, totals of processes and memory, resolved paths, the
+callback) is trapped by the same filter and answered by threads of the calling process, through
+seccomp_unotify(2). Filter and Landlock domain belong to a *thread* on Linux, so nothing is done in
+a forked child: a short-lived thread, the launch pad, confines itself and calls posix_spawn(3).
+What was judged by a pointer is never left to the kernel to read again: the *broker*, a thread
+inside the sandbox's own Landlock domain, does it from a copy, on a copy of the descriptor. Calls
+that may block go to its workers; whatever has to look into /proc goes to the *supervisor*'s
+thread, which is not confined; the callback has a thread of its own.
 
 Sections: 1 this text - 2 errors - 3 policy and public values - 4 kernel ABI - 5 syscall table -
 6 raw calls - 7 Landlock - 8 BPF assembler and filter - 9 notifications - 10 handlers -
-11 broker - 12 supervisor - 14 launch pad - 15 Sandbox, Process, confine - 16 command line.
-(13, the policy callback, is not there yet.) Each uses earlier ones only.
+11 broker - 12 supervisor - 13 live policy and callback - 14 launch pad - 15 Sandbox, Process,
+confine - 16 command line. Each uses earlier ones only, but for what is called at run time.
 """
 import atexit
 import ctypes
@@ -5547,6 +5558,8 @@ def _command_run(options, fail):
         print("sandlock: not enforced here: %s" % name, file=sys.stderr)
     if result.error:
         print("sandlock: %s" % result.error, file=sys.stderr)
+    for line in result.policy_errors[:None if options.verbose else 3]:
+        print("sandlock: %s" % line, file=sys.stderr)
     if options.verbose:
         _print_denials(result.denials)
     if result.reason == ExitReason.TIMEOUT:

@@ -5,6 +5,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,6 +69,37 @@ def test_verbose_says_what_was_denied_and_what_would_allow_it():
     result = cli("run", "--system", "-v", "--", "python3", "-c", script)
     assert result.returncode == 0
     assert b"127.0.0.1:9" in result.stderr and b"3 times" in result.stderr and b"--net-allow" in result.stderr
+
+
+GUARD = """
+def guard(event, ctx):
+    if event.path_contains("hostname"):
+        return True
+def broken(event, ctx):
+    raise ValueError("of the guard")
+"""
+
+
+def test_network_memory_and_callback_by_flags(tmp_path):
+    connect = "import socket, sys; print(socket.socket().connect_ex(('127.0.0.1', int(sys.argv[1]))))"
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(8)
+        port = str(server.getsockname()[1])
+        words = ["--", "python3", "-c", connect, port]
+        assert cli("run", "--system", "--net-allow", "127.0.0.1:" + port, *words).stdout == b"0\n"
+        assert cli("run", "--system", "--net-deny", "10.0.0.0/8", *words).stdout == b"0\n"
+        assert cli("run", "--system", "--net-deny", "127.0.0.1", *words).stdout == b"111\n"
+        assert cli("run", "--system", *words).stdout == b"111\n"
+    eat = ["--", "python3", "-c", "x = bytearray(200 << 20); print(len(x) >> 20)"]
+    assert cli("run", "--system", "-m", "1G", *eat).stdout == b"200\n"
+    assert b"MemoryError" in cli("run", "--system", "-m", "100M", *eat).stderr
+    (tmp_path / "guard.py").write_text(GUARD)
+    guarded = cli("run", "--system", "-v", "--policy-fn", "%s:guard" % (tmp_path / "guard.py"), "--events", "openat", "--",
+                  "sh", "-c", "cat /etc/hostname; cat /etc/passwd >/dev/null && echo on")
+    assert guarded.stdout == b"on\n" and b"denied openat '/etc/hostname'" in guarded.stderr
+    broken = cli("run", "--system", "--policy-fn", "%s:broken" % (tmp_path / "guard.py"), "--events", "clone", "--", "sh", "-c", "(true)")
+    assert broken.returncode != 0 and b"clone: ValueError: of the guard" in broken.stderr
 
 
 def test_check():
