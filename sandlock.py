@@ -3094,8 +3094,8 @@ def _never(policy):
 
 def _asks(policy, family):
     """Whether the callback gets events of a family."""
-    category = next(name for name, families in _EVENTS.items() if family in families)
-    return policy.policy_fn is not None and bool({family, category} & set(policy.policy_events))
+    return policy.policy_fn is not None and (
+        family in policy.policy_events or _CATEGORY_OF[family].value in policy.policy_events)
 
 
 def _has_datagrams(policy):
@@ -3526,10 +3526,8 @@ class _Supervisor:
     def __init__(self, launch):
         policy = launch.policy
         self.launching, self.policy, self.network = launch, policy, launch.network
-        self.handlers = {_NR[name]: _HANDLERS[name] for name in _trapped_syscalls(policy)
-                         if name in _NR}
-        self.asked = frozenset(family for families in _EVENTS.values() for family in families
-                               if _asks(policy, family))
+        self.handlers = {_NR[name]: _HANDLERS[name] for name in launch.trapped if name in _NR}
+        self.asked = frozenset(family for family in _CATEGORY_OF if _asks(policy, family))
         self.scoped = launch.abi >= 6
         self.mailbox, self.broker = _Mailbox(), _Broker()
         trapped = {row[0] for row in self.handlers.values()}
@@ -4721,8 +4719,9 @@ class _Launch:
         self.fds.append(self.death_read)
         self.lasting_fds.append(self.death_write)
         binding = ("sched_setaffinity",) if policy.cpu_cores is not None else ()
+        self.trapped = _trapped_syscalls(policy)
         self.filter = _policy_filter(policy.extra_deny_syscalls + binding, policy.extra_allow_syscalls,
-                                     _ARCH, _trapped_syscalls(policy), (), _datagram_kinds(policy))
+                                     _ARCH, self.trapped, (), _datagram_kinds(policy))
         self.limits = tuple((resource, value) for resource, value in (
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
             (RLIMIT_FSIZE, policy.max_file_size), (RLIMIT_DATA, policy.max_memory)) if value is not None)
