@@ -1824,14 +1824,14 @@ class _Call:
     before acting where it `wants_umask`.
     """
 
+    address, identities, failed, umasks, wants_umask = None, (), False, None, False
+    sock, datagram, message = None, False, None
+    worker, interrupted, seen_pending = None, False, 0
+    submitted = 0.0  # to the callback, time.monotonic()
+
     def __init__(self, request, family, act, refusal=None, where=_BROKER, fds=(), **event):
         self.request, self.family, self.act, self.refusal = request, family, act, refusal
         self.where, self.fds, self.event = where, list(fds), event
-        self.address, self.identities, self.failed = None, (), False
-        self.wants_umask, self.umasks = False, None
-        self.sock, self.datagram, self.message = None, False, None
-        self.worker, self.interrupted, self.seen_pending = None, False, 0
-        self.submitted = 0.0  # to the callback, time.monotonic()
 
     def close(self):
         while self.fds:
@@ -4475,6 +4475,8 @@ class PolicyContext:
 
     def refusal(self, call):
         """(errno, reason, field) if the live rules refuse a call, else None. On any thread."""
+        if call.address is None and not self._denied:
+            return None
         with self._lock:
             if call.address is not None:
                 task = call.request.task
