@@ -3455,7 +3455,6 @@ class _Memory:
 
     def _look(self, tolerate):
         own, total = self._take_stock()
-        self._divide(own, total)
         if tolerate or total < self._tolerated:
             self._tolerated = total
         if total > max(self.limit(), self._tolerated) and own:
@@ -3465,6 +3464,8 @@ class _Memory:
                 field="max_memory", event=SyscallEvent(pid=pid, category=SyscallCategory.MEMORY,
                                                        size=own[pid], denied=True)))
             self._sup.broker.call(_signal_members, [pid], signal.SIGKILL)
+            total -= own.pop(pid)  # for the others
+        self._divide(own, total)
 
     def _divide(self, own, total):
         left = max(0, self.limit() - total)
