@@ -660,7 +660,7 @@ CLD_TRAPPED = 4
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_NOFILE = 0, 1, 2, 7
 PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
-RESOLVE_NO_MAGICLINKS = 2
+RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 2, 16
 AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
 _PAGE = 4096  # or a multiple
 IN_ONLYDIR, IN_DONT_FOLLOW = 0x01000000, 0x02000000
@@ -963,6 +963,14 @@ def _read_memory(tid, address, size, call=_slow):
     if got < 0:
         raise OSError(-got, "memory at %#x: %s" % (address, os.strerror(-got)))
     return buffer.raw[:got]
+
+
+def _write_checked(listener, request, address, data):
+    """Into a task that waits: checked with nothing in between, and never into a thread of ours."""
+    if not _thread_is_gone(request.tid):
+        raise OSError(errno.ESRCH, "not a task of the sandbox")
+    listener.check(request)
+    _write_memory(request.tid, address, data)
 
 
 def _write_memory(tid, address, data):
@@ -1468,8 +1476,8 @@ def _block_setsockopt(asm, plan):
         asm.goto("allow")
 
 
-_ROUTING_OPTIONS = {0: (4,), 41: (5, 6, 57)}
-# IPPROTO_IP: IP_OPTIONS; IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_RTHDR
+_ROUTING_OPTIONS = {0: (4,), 41: (5, 6, 32, 57)}
+# IPPROTO_IP: IP_OPTIONS; IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_FLOWLABEL_MGR, IPV6_RTHDR
 
 
 def _block_growth(size):
@@ -1972,8 +1980,7 @@ def _on_sigaction(sup, request):
     flags_at = request.args[1] + 8  # struct kernel_sigaction: the handler comes first
     try:
         flags, = struct.unpack("=Q", _read_memory(request.tid, flags_at, 8))
-        sup.listener.check(request)
-        _write_memory(request.tid, flags_at, struct.pack("=Q", flags | SA_RESTART))
+        _write_checked(sup.listener, request, flags_at, struct.pack("=Q", flags | SA_RESTART))
     except (OSError, struct.error):
         return _CONTINUE  # memory that is read-only or bad, or a task that may not be looked into
     return _CONTINUE
@@ -2040,7 +2047,8 @@ def _socket_call(sup, request, family, fd, sockaddr, act):
         if domain == AF_UNIX:
             call.act = _resolve_unix(call, sockaddr, act, sock)
         elif domain in (AF_INET, AF_INET6):
-            _judge_inet(sup, call, domain, kind, sockaddr)
+            used = _judge_inet(sup, call, domain, kind, sockaddr)
+            call.act = lambda: act(call, sock, used)
         elif domain != AF_NETLINK:  # what setsockopt(TCP_ULP) may have made of it
             raise OSError(errno.EAFNOSUPPORT, "socket family %d" % domain)
         return call
@@ -2050,12 +2058,16 @@ def _socket_call(sup, request, family, fd, sockaddr, act):
 
 
 def _judge_inet(sup, call, domain, kind, sockaddr):
-    """AF_UNSPEC dissolves an association with connect(2), and stands for AF_INET elsewhere."""
+    """Judges the peer of a sockaddr; -> the sockaddr to use, which names that very peer whatever
+    becomes of the socket meanwhile (IPV6_ADDRFORM), or where it is bound. AF_UNSPEC dissolves an
+    association with connect(2); elsewhere it stands for AF_INET, or on IPv6 for no address."""
     family, = struct.unpack_from("=H", sockaddr)
     if family == AF_UNSPEC:
         if call.family == "connect":
-            return
-        family = domain
+            return sockaddr
+        if domain == AF_INET6:
+            return b""
+        family = AF_INET
     peer = _inet_peer(sockaddr, family)
     if peer is None:
         raise OSError(errno.EINVAL, "address")
@@ -2064,6 +2076,11 @@ def _judge_inet(sup, call, domain, kind, sockaddr):
     call.address = (version, number)
     if not sup.network.permits(kind == SOCK_DGRAM, version, number, port):
         call.refusal = (errno.ECONNREFUSED, "the endpoint is not allowed", sup.network.field)
+    if family == AF_INET:
+        return struct.pack("=H", AF_INET) + struct.pack(">HI8x", port, number)
+    packed = (number if version == 6 else 0xffff << 32 | number).to_bytes(16, "big")
+    return (struct.pack("=H", AF_INET6) + struct.pack(">H", port) + sockaddr[4:8] + packed
+            + sockaddr[24:28].ljust(4, b"\0"))
 
 
 def _resolve_unix(call, sockaddr, act, sock):
@@ -2113,7 +2130,8 @@ def _on_bind(sup, request):
         family, name = struct.unpack_from("=H", sockaddr)[0], sockaddr[2:110].split(b"\0")[0]
         if family == AF_UNIX and name and _socket_kind(sock)[0] == AF_UNIX:
             return _bind_unix(sup, call, sock, name)
-        peer = _inet_peer(sockaddr)
+        domain = _socket_kind(sock)[0]
+        peer = _inet_peer(sockaddr, domain if family == AF_UNSPEC else family)
         if peer is not None:
             version, number, port = peer
             wildcard = not any(sockaddr[4:8] if version == 4 else sockaddr[8:24])
@@ -2136,7 +2154,7 @@ def _bind_unix(sup, call, sock, name):
     call.event["path"] = os.fsdecode(os.path.join(os.readlink(link), last))
     address = struct.pack("=H", AF_UNIX) + link + b"/" + last + b"\0"
     if last in (b"", b".", b".."):
-        return _refuse(errno.EADDRINUSE)
+        raise OSError(errno.EADDRINUSE, "name of a socket")
     if len(address) > 110:
         raise OSError(errno.ENAMETOOLONG, "name of a socket")
 
@@ -2157,12 +2175,14 @@ def _result_of(result):
 
 
 def _on_listen(sup, request):
-    """listen(2) on a TCP socket that was never bound would bind it to a free port unasked, and
-    Landlock does not see that. Done on behalf: the socket judged is the socket that listens."""
+    """listen(2) on a TCP socket that is not bound would bind it to a free port unasked, and Landlock
+    does not see that. Its name may be a stale one (of a connect that failed), so it is bound to it
+    again: EINVAL means that it is bound already, anything else is Landlock's word on that port.
+    Done on behalf: the socket judged is the socket that listens."""
     sock = sup.broker.tasks.descriptor(request.task, request.args[0])
     try:
         sup.listener.check(request)
-        if _socket_kind(sock)[0] not in (AF_UNIX, AF_NETLINK) and not _local_port(sock):
+        if _socket_kind(sock)[0] not in (AF_UNIX, AF_NETLINK) and not _is_bound(sock):
             sup.deny(_Call(request, "bind", None), "listening without bind takes any free port",
                      "net_allow_bind")
             return _refuse(errno.EACCES)
@@ -2171,11 +2191,14 @@ def _on_listen(sup, request):
         os.close(sock)
 
 
-def _local_port(sock):
+def _is_bound(sock):
     name, size = ctypes.create_string_buffer(128), _u32(128)
     if _libc.getsockname(sock, name, ctypes.byref(size)):
         raise OSError(ctypes.get_errno(), "getsockname")
-    return struct.unpack_from(">H", name.raw, 2)[0]
+    name = name.raw[:size.value]
+    if not struct.unpack_from(">H", name, 2)[0]:
+        return False
+    return not _libc.bind(sock, name, len(name)) or ctypes.get_errno() == errno.EINVAL
 
 
 def _on_watch(sup, request):
@@ -2238,6 +2261,8 @@ def _on_sendmmsg(sup, request):
     fd, headers, count, flags = request.args[:4]
     count = min(count & 0xffffffff, _IOV_LIMIT)
     for sent in range(count):
+        if sup.ending:
+            return _refuse(errno.EPERM)
         header = headers + sent * (_MSGHDR.size + 8)  # struct mmsghdr
         try:
             call = _message_call(sup, _Message(request, flags).read(sup, header), fd, header)
@@ -2259,12 +2284,12 @@ def _message_call(sup, message, fd, mmsghdr=None):
     request = message.request
 
     def act(call, sock, address):
-        reply = message.send(call, sock, address)
+        reply = message.send(sup.listener, call, sock, address)
         if reply is None:
             call.where, call.sock = _WORKER, sock
             sup.broker.dispatch(sup, call)
         elif mmsghdr is not None and not reply[1]:
-            _write_memory(request.tid, mmsghdr + _MSGHDR.size, struct.pack("=I", reply[0]))
+            _write_checked(sup.listener, request, mmsghdr + _MSGHDR.size, struct.pack("=I", reply[0]))
             return _return(1)
         return reply
     try:
@@ -2273,7 +2298,6 @@ def _message_call(sup, message, fd, mmsghdr=None):
         else:
             sock = sup.broker.tasks.descriptor(request.task, fd)
             call = _Call(request, None, lambda: act(call, sock, b""), fds=[sock])
-            sup.listener.check(request)
     except BaseException:
         message.close()
         raise
@@ -2317,7 +2341,7 @@ class _Message:
         while self.fds:
             os.close(self.fds.pop())
 
-    def send(self, call, sock, address):
+    def send(self, listener, call, sock, address):
         """On the broker without waiting, None where a blocking socket would have to; on a worker
         until all is sent, as the kernel does."""
         is_stream = _socket_kind(sock)[1] == SOCK_STREAM
@@ -2325,6 +2349,7 @@ class _Message:
             fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK)
         while True:
             payload, more = self._piece()
+            listener.check(self.request)  # so it was read from the task, not from a successor
             sent = self._send_piece(call, sock, address, payload)
             if sent == -errno.EAGAIN and waits and call.where != _WORKER:
                 return None
@@ -2339,17 +2364,21 @@ class _Message:
 
     def _piece(self):
         """-> (the next bytes of the payload, whether more follow)."""
-        parts, skip, left = [], self.sent, _PIECE
+        remote, skip, left = [], self.sent, _PIECE
         for base, size in self.vectors:
             start = min(skip, size)
             skip -= start
             take = min(size - start, left)
-            part = _read_memory(self.request.tid, base + start, take) if take else b""
-            if len(part) < take:
-                raise OSError(errno.EFAULT, "payload")
-            parts.append(part)
+            if take:
+                remote.append(_IOVEC.pack(base + start, take))
             left -= take
-        return b"".join(parts), sum(size for _, size in self.vectors) > self.sent + _PIECE - left
+        wanted = _PIECE - left
+        buffer = ctypes.create_string_buffer(wanted or 1)
+        got = wanted and _slow(_NR["process_vm_readv"], self.request.tid, _IOVEC.pack(_address(buffer), wanted),
+                               1, b"".join(remote), len(remote), _ZERO)
+        if got < wanted:
+            raise OSError(errno.EFAULT, "payload")
+        return buffer.raw[:wanted], sum(size for _, size in self.vectors) > self.sent + wanted
 
     def _send_piece(self, call, sock, address, payload):
         data = ctypes.create_string_buffer(payload, len(payload) or 1)
@@ -2379,6 +2408,8 @@ def _copy_control(sup, request, raw):
             body = raw[at + _CMSGHDR.size:at + size]
             if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
                 numbers = struct.unpack("=%di" % (len(body) // 4), body[:len(body) // 4 * 4])
+                if len(fds) + len(numbers) > 253:  # SCM_MAX_FD
+                    raise OSError(errno.EINVAL, "ancillary data")
                 copies = []
                 for number in numbers:
                     copies.append(sup.broker.tasks.descriptor(request.task, number))
@@ -2454,16 +2485,21 @@ def _fd_path(fd):
 
 
 def _open_beneath_task(tid, name, flags=0):
-    """O_PATH descriptor of what `name` means to a task, through no magic link: /proc/self would be
-    the host's. The root directory is the host's own, since chroot(2) is refused."""
+    """O_PATH descriptor of what `name` means to a task, through no magic link, and nothing of the
+    host's own in /proc. The root directory is the host's, since chroot(2) is refused."""
     how = open_how(O_PATH | os.O_CLOEXEC | flags, 0, RESOLVE_NO_MAGICLINKS)
     start = os.open("/" if name.startswith(b"/") else "/proc/%d/cwd" % tid,
                     O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         text = ctypes.create_string_buffer(name)
-        return _call("openat2", start, _address(text), _address(how), ctypes.sizeof(how))
+        fd = _call("openat2", start, _address(text), _address(how), ctypes.sizeof(how))
     finally:
         os.close(start)
+    numbers = [part for part in _fd_path(fd).split(b"/")[:3] if part.isdigit()]
+    if any(not _thread_is_gone(int(number)) for number in numbers):
+        os.close(fd)
+        raise OSError(errno.EACCES, "of the host")
+    return fd
 
 
 class _Walker:
@@ -2635,9 +2671,9 @@ def _open_arguments(request):
     return args[0], args[1], flags, mode, resolve
 
 
-def _directory_of(sup, request, dirfd, name):
+def _directory_of(sup, request, dirfd, name, resolve=0):
     """A descriptor to walk from, which the caller closes, or AT_FDCWD for an absolute path."""
-    if name[:1] == b"/":
+    if name[:1] == b"/" and not resolve & RESOLVE_IN_ROOT:
         return AT_FDCWD
     if dirfd & 0xffffffff == AT_FDCWD & 0xffffffff:
         fd = sup.walker.open(AT_FDCWD, b"/proc/%d/cwd" % request.tid, O_PATH | os.O_DIRECTORY)
@@ -2656,7 +2692,7 @@ def _on_open(sup, request):
     name = _read_path(request, path_at, sup.walker.call)
     call = _Call(request, "openat", None)
     try:
-        start = _directory_of(sup, request, dirfd, name)
+        start = _directory_of(sup, request, dirfd, name, resolve)
         if start >= 0:
             call.fds.append(start)
         sup.listener.check(request)
@@ -2721,7 +2757,9 @@ class _Opening:
         kind, flags, call = stat.S_IFMT(info.st_mode), self.flags, self.call
         call.identities = ((info.st_dev, info.st_ino),)
         call.event["path"] = os.fsdecode(path)
-        if flags & O_PATH:
+        if flags & O_PATH and self.call.request.nr == _NR["openat2"]:
+            self._fails(errno.ENOSYS, path)  # its flags lie in memory too: cannot be left to the kernel
+        elif flags & O_PATH:
             # ADDFD takes no such descriptor. Whatever the path may name by then, what the task gets
             # opens nothing: opening it anew, or a name beneath it, is judged by where it leads.
             call.act, call.where = (lambda: _CONTINUE), _ANYWHERE
@@ -2735,7 +2773,7 @@ class _Opening:
             call.act = self._open_hosts
         elif self.temporary:
             call.wants_umask = True
-            call.act = lambda: self._make(b"/proc/self/fd/%d" % fd, AT_FDCWD, flags)
+            call.act = lambda: self._make(b"/proc/self/fd/%d" % fd, AT_FDCWD, flags & ~os.O_NOFOLLOW)
         elif kind in (stat.S_IFREG, stat.S_IFDIR):
             self._regular(fd, path)
         else:
@@ -2751,7 +2789,10 @@ class _Opening:
     def _regular(self, fd, path):
         """Where opening changes nothing yet, it is done before the verdict: then the event tells
         whether the kernel refuses it. O_NONBLOCK: a lease would make us wait for its holder."""
-        if self.flags & os.O_TRUNC or not self.sup.asks("openat"):
+        if self.flags & os.O_TRUNC:
+            self._on_worker(fd)  # waits for whoever writes
+            return
+        if not self.sup.asks("openat"):
             self.call.act = lambda: self._open_regular(fd)
             return
         opened = self._again(fd, os.O_NONBLOCK)
@@ -2816,9 +2857,12 @@ class _Opening:
         link = self.walker.open(parent, last, O_PATH | os.O_NOFOLLOW, 0, 0)
         if link >= 0:
             try:
-                text = os.readlink(b"", dir_fd=link)
+                is_link = stat.S_ISLNK(os.fstat(link).st_mode)
+                text = os.readlink(b"", dir_fd=link) if is_link else b""
             finally:
                 os.close(link)
+            if not is_link:
+                return self.resolve()  # somebody was faster
             if not links or self.flags & os.O_NOFOLLOW or self.rules:
                 return self._fails(errno.ELOOP, os.path.join(path, last))
             return self._new(parent, text, links - 1)
@@ -2830,7 +2874,7 @@ class _Opening:
         """With the task's umask, although the host's applies: first what both allow, then what the
         task's alone allows, unless a default ACL has decided."""
         mode = self.mode & ~self.call.umasks[0]
-        made = self.walker.open(parent, name, flags | os.O_NOCTTY, mode)
+        made = _slow(_NR["openat"], parent, name, flags | os.O_NOCTTY | os.O_CLOEXEC, mode)
         if made == -errno.EEXIST and not self.flags & os.O_EXCL:
             self.sup.begin_again(self.call, _on_open)  # somebody was faster: it exists now
             return None
@@ -2876,7 +2920,9 @@ class _Exec:
     what was approved: the program's file, and the command line. Anything else is killed before its
     first instruction."""
     MAX_INTERPRETERS = 5  # fs/exec.c
-    ARGV_LIMIT = 8 << 20  # more than the kernel takes; its own answer then is E2BIG
+    PATIENCE_S = 10.0
+    ARGV_LIMIT = 8 << 20  # bytes, more than the kernel takes; its own answer then is E2BIG
+    WORDS_LIMIT = 1 << 17
 
     def __init__(self, sup, request):
         self.sup, self.request = sup, request
@@ -2939,10 +2985,10 @@ class _Exec:
             end = words.index(0) + 1 if 0 in words else len(words)
             pointers.extend(words[:end])
             at += 8 * end
-            if not words or len(pointers) * 8 > self.ARGV_LIMIT:
+            if not words or len(pointers) > self.WORDS_LIMIT:
                 raise OSError(errno.EFAULT if not words else errno.E2BIG, "argv")
         del pointers[-1:]
-        return _Strings(self.request, self.ARGV_LIMIT).read(pointers)
+        return _read_strings(self.request, pointers, self.ARGV_LIMIT)
 
     def _expect(self, fd, shown, argv):
         """What the task will be after the exec: the file that runs and its command line. A script
@@ -2979,8 +3025,8 @@ class _Exec:
         if head[:2] != b"#!":
             return []
         line = head[2:].split(b"\n")[0].split(b"\0")[0].strip(b" \t")
-        return [part.strip(b" \t") for part in line.replace(b"\t", b" ", 1).split(b" ", 1)
-                if part] if line else []
+        cut = next((i for i, c in enumerate(line) if c in b" \t"), len(line))
+        return [part for part in (line[:cut], line[cut:].strip(b" \t")) if part]
 
     def _continue(self):
         """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
@@ -2993,9 +3039,10 @@ class _Exec:
             _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC)
         except OSError as e:
             return self._untraced(e)
+        # From here on it has to be let go of, whoever it is: also if the task has died meanwhile.
         _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
-        if self.sup.listener.reply(request, _CONTINUE):
-            self._verify(numbers)
+        self.sup.listener.reply(request, _CONTINUE)
+        self._verify(numbers)
         return _ANSWERED
 
     def _untraced(self, error):
@@ -3009,7 +3056,12 @@ class _Exec:
         Asked of the kernel by trying, not by wait(2): another thread of the host may wait for every
         child. A signal may come first where the exec fails: it is handed on."""
         info, pause = ctypes.create_string_buffer(128), 0
+        deadline = time.monotonic() + self.PATIENCE_S
         while True:
+            if time.monotonic() > deadline:
+                self.sup.fault("execve of %s: it does not stop; killed" % self.call.event["path"])
+                _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
+                deadline += 3600
             for number in numbers:
                 if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) < 0:
                     continue
@@ -3054,32 +3106,31 @@ class _Exec:
                 and line == b"".join(word + b"\0" for word in self.expected_argv))
 
 
-class _Strings:
-    """Reads many strings of a task: once over the whole stretch where they lie side by side."""
+_SCATTERED_LIMIT = 4096  # strings that are read one by one: each costs the broker a system call
 
-    def __init__(self, request, limit):
-        self.request, self.limit = request, limit
 
-    def read(self, pointers):
-        if not pointers:
-            return []
-        low, high = min(pointers), max(pointers)
-        block = b""
-        if high - low < 1 << 17:
-            try:
-                block = _read_memory(self.request.tid, low, high - low + _PAGE - high % _PAGE)
-            except OSError:
-                block = b""
-        words, total = [], 0
-        for pointer in pointers:
-            end = block.find(b"\0", pointer - low) if block else -1
-            word = (block[pointer - low:end] if end >= 0
-                    else _read_string(self.request, pointer, self.limit))
-            words.append(word)
-            total += len(word)
-            if total > self.limit:
-                raise OSError(errno.E2BIG, "argv")
-        return words
+def _read_strings(request, pointers, limit):
+    """Many strings of a task: with one read over the whole stretch where they lie side by side."""
+    if not pointers:
+        return []
+    low, high, block = min(pointers), max(pointers), b""
+    if high - low < limit:
+        try:
+            block = _read_memory(request.tid, low, high - low + _PAGE - high % _PAGE)
+        except OSError:
+            block = b""  # there is a hole in between
+    words, total, scattered = [], 0, 0
+    for pointer in pointers:
+        end = block.find(b"\0", pointer - low) if block else -1
+        if end >= 0:
+            words.append(block[pointer - low:end])
+        else:
+            words.append(_read_string(request, pointer, limit))
+            scattered += 1
+        total += len(words[-1])
+        if total > limit or scattered > _SCATTERED_LIMIT:
+            raise OSError(errno.E2BIG, "argv")
+    return words
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -3849,9 +3900,11 @@ class _Supervisor:
             self.listener.reply(call.request, reply)
 
     def _perform(self, call, act):
-        """Acts and closes what the call holds, unless somebody goes on with it (None)."""
+        """Acts and closes what the call holds, unless somebody goes on with it (None). Nothing is
+        done for a task that does not wait any more: its number may be another's."""
         reply = _refuse(errno.EPERM)
         try:
+            self.listener.check(call.request)
             reply = act()
         except OSError as e:
             reply = _refuse(e.errno or errno.EPERM)
