@@ -74,6 +74,15 @@ __all__ = [
 class SandlockError(Exception):
     """Base of all errors of this module."""
 
+    def __reduce__(self):  # for pickle, past the arguments of the subclasses
+        return _unpickled, (type(self), self.args, self.__dict__)
+
+
+def _unpickled(kind, args, attributes):
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
 
 class PolicyError(SandlockError, ValueError):
     """A policy that means nothing: `field`, `value`, and `reason`, which says what would be right."""
@@ -168,7 +177,8 @@ class _Record:
     def __setattr__(self, name, value):
         raise AttributeError("%s is frozen; %r cannot be set" % (type(self).__name__, name))
 
-    __delattr__ = functools.partialmethod(__setattr__, None)
+    def __delattr__(self, name):
+        self.__setattr__(name, None)
 
     def _values(self):
         return tuple(getattr(self, name) for name in self._fields)
@@ -1836,6 +1846,8 @@ class _Call:
     sock, datagram, message = None, False, None
     worker, interrupted, seen_pending = None, False, 0
     submitted = 0.0  # to the callback, time.monotonic()
+    silent = False   # goes by the callback's thread without asking it
+    paths = ()       # of interpreters, besides the event's own
 
     def __init__(self, request, family, act, refusal=None, where=_BROKER, fds=(), **event):
         self.request, self.family, self.act, self.refusal = request, family, act, refusal
@@ -1869,7 +1881,7 @@ def _on_counted_fork(sup, request):
         fits = sup.memory.fits(sup.memory.of(request.tid))
         sup.broker.mailbox.post(lambda: sup.answer(
             request, lambda sup, request: _fork_or_refuse(sup, request, fits)))
-    sup.mailbox.post(weigh)
+    return sup.on_supervisor(request, weigh)
 
 
 def _fork_or_refuse(sup, request, fits):
@@ -2095,7 +2107,7 @@ def _resolve_unix(call, sockaddr, act, sock):
     link = b"/proc/self/fd/%d" % target
     call.event["path"] = os.fsdecode(os.readlink(link))
     if not stat.S_ISSOCK(os.fstat(target).st_mode):
-        call.refusal = (errno.ECONNREFUSED, "not a socket", "fs_writable")
+        call.refusal = (errno.ECONNREFUSED, "not a socket", None)
         return None
     try:
         os.close(os.open(link, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -2444,8 +2456,8 @@ def _on_growth(sup, request):
     def weigh():
         if not sup.memory.fits(grows):
             call.refusal = (errno.ENOMEM, "%d bytes more would not fit" % grows, "max_memory")
-        sup.judge(call)
-    sup.mailbox.post(weigh)
+        return sup.judge(call)
+    return sup.on_supervisor(request, weigh)
 
 
 def _on_memfd(sup, request):
@@ -2756,6 +2768,8 @@ class _Opening:
         info = os.fstat(fd)
         kind, flags, call = stat.S_IFMT(info.st_mode), self.flags, self.call
         call.identities = ((info.st_dev, info.st_ino),)
+        if self.sup.context.denies():
+            call.identities += tuple(_identities_above(self.walker, path))
         call.event["path"] = os.fsdecode(path)
         if flags & O_PATH and self.call.request.nr == _NR["openat2"]:
             self._fails(errno.ENOSYS, path)  # its flags lie in memory too: cannot be left to the kernel
@@ -2910,7 +2924,12 @@ def _on_exec(sup, request):
     if sup.ending:
         return _refuse(errno.EPERM)
     if not sup.asks("execve"):
-        return _CONTINUE
+        if not sup.context.denies():
+            return _CONTINUE
+        request.task = request.task or sup.broker.tasks.find(request.tid)
+        if request.task is None:
+            return _refuse(errno.EPERM)
+        return _Exec(sup, request, silent=True).resolve()
     return _Exec(sup, request).resolve()
 
 
@@ -2924,9 +2943,10 @@ class _Exec:
     ARGV_LIMIT = 8 << 20  # bytes, more than the kernel takes; its own answer then is E2BIG
     WORDS_LIMIT = 1 << 17
 
-    def __init__(self, sup, request):
+    def __init__(self, sup, request, silent=False):
         self.sup, self.request = sup, request
         self.call = _Call(request, "execve", self._continue, where=_ANYWHERE)
+        self.call.silent = silent
 
     def resolve(self):
         args = self.request.args
@@ -2946,7 +2966,7 @@ class _Exec:
                 self.call.event["path"] = os.fsdecode(path)
                 self._expect(fd, shown, argv or [b""])
             self.sup.listener.check(self.request)
-            return self.sup.judge(self.call)
+            return (self.sup.callback.submit if self.call.silent else self.sup.judge)(self.call)
         except BaseException:
             self.call.close()
             raise
@@ -2993,40 +3013,53 @@ class _Exec:
     def _expect(self, fd, shown, argv):
         """What the task will be after the exec: the file that runs and its command line. A script
         is its interpreter's argument; binfmt_script.c, execve(2)."""
-        walker, identities = self.sup.walker, []
+        walker, identities, paths = self.sup.walker, [], []
         for _ in range(self.MAX_INTERPRETERS + 1):
             info = os.fstat(fd)
             identities.append((info.st_dev, info.st_ino))
-            words = self._interpreter(fd)
+            paths.append(walker.path(fd))
+            head = self._head(fd)
+            words = _script_words(head)
             if not words:
                 break
             argv, shown = words + [shown] + argv[1:], words[0]
-            start = _directory_of(self.sup, self.request, AT_FDCWD, shown)
-            if start >= 0:
-                self.call.fds.append(start)
-            fd, _ = walker.look(self.request, start, shown, 0)
+            fd = self._look_again(shown)
             if fd < 0:
                 break  # so will the kernel find
-            self.call.fds.append(fd)
-        self.call.identities = tuple(identities)
         self.expected_file, self.expected_argv = identities[-1], argv
+        loader = _elf_interpreter(head)
+        if loader:
+            fd = self._look_again(loader)
+            if fd >= 0:
+                info = os.fstat(fd)
+                identities.append((info.st_dev, info.st_ino))
+                paths.append(walker.path(fd))
+        if self.sup.context.denies():
+            identities += [identity for path in paths for identity in _identities_above(walker, path)]
+        self.call.identities = tuple(identities)
+        self.call.paths = tuple(os.fsdecode(path) for path in paths[1:])
 
-    def _interpreter(self, fd):
-        """[interpreter] or [interpreter, argument] of a script, else []."""
+    def _look_again(self, name):
+        """O_PATH descriptor of an interpreter, kept by the call, or -errno."""
+        start = _directory_of(self.sup, self.request, AT_FDCWD, name)
+        if start >= 0:
+            self.call.fds.append(start)
+        fd, _ = self.sup.walker.look(self.request, start, name, 0)
+        if fd >= 0:
+            self.call.fds.append(fd)
+        return fd
+
+    def _head(self, fd):
+        """The first bytes of a regular file, b"" of what may not be read."""
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return []
+            return b""
         opened = self.sup.walker.again(fd, os.O_RDONLY | os.O_NONBLOCK)
         if opened < 0:
-            return []
+            return b""
         try:
-            head = os.pread(opened, 256, 0)  # BINPRM_BUF_SIZE
+            return os.pread(opened, _PAGE, 0)
         finally:
             os.close(opened)
-        if head[:2] != b"#!":
-            return []
-        line = head[2:].split(b"\n")[0].split(b"\0")[0].strip(b" \t")
-        cut = next((i for i, c in enumerate(line) if c in b" \t"), len(line))
-        return [part for part in (line[:cut], line[cut:].strip(b" \t")) if part]
 
     def _continue(self):
         """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
@@ -3106,6 +3139,40 @@ class _Exec:
                 and line == b"".join(word + b"\0" for word in self.expected_argv))
 
 
+def _script_words(head):
+    """[interpreter] or [interpreter, argument] of a script, else []; fs/binfmt_script.c."""
+    if head[:2] != b"#!":
+        return []
+    line = head[2:256].split(b"\n")[0].split(b"\0")[0].strip(b" \t")
+    cut = next((i for i, c in enumerate(line) if c in b" \t"), len(line))
+    return [part for part in (line[:cut], line[cut:].strip(b" \t")) if part]
+
+
+def _elf_interpreter(head):
+    """The dynamic loader that a 64-bit ELF file names in PT_INTERP, or None; elf(5)."""
+    if head[:5] != b"\x7fELF\2" or len(head) < 64:
+        return None
+    offset, (size, count) = struct.unpack_from("=Q", head, 32)[0], struct.unpack_from("=HH", head, 54)
+    for at in range(offset, min(offset + size * count, len(head) - 55), size or 56):
+        kind, start, length = struct.unpack_from("=I4xQ16xQ", head, at)
+        if kind == 3:
+            return head[start:start + length].split(b"\0")[0] or None
+    return None
+
+
+def _identities_above(walker, path):
+    """(device, inode) of the directories above a path that the kernel has told."""
+    found = []
+    while path not in (b"/", b"") and path.startswith(b"/"):
+        path = os.path.dirname(path)
+        fd = walker.open(AT_FDCWD, path, O_PATH | os.O_NOFOLLOW)
+        if fd >= 0:
+            info = os.fstat(fd)
+            found.append((info.st_dev, info.st_ino))
+            os.close(fd)
+    return found
+
+
 _SCATTERED_LIMIT = 4096  # strings that are read one by one: each costs the broker a system call
 
 
@@ -3177,9 +3244,9 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "connect": (_on_connect, True, _always, "connect"),
     "bind": (_on_bind, True, _never, "bind"),
     "listen": (_on_listen, True, lambda policy: "*" not in policy.net_allow_bind, None),
-    "sendto": (_on_sendto, True, _has_datagrams, None),
-    "sendmsg": (_on_sendmsg, True, _has_datagrams, None),
-    "sendmmsg": (_on_sendmmsg, True, _has_datagrams, None),
+    "sendto": (_on_sendto, True, _has_datagrams, "sendto"),
+    "sendmsg": (_on_sendmsg, True, _has_datagrams, "sendto"),
+    "sendmmsg": (_on_sendmmsg, True, _has_datagrams, "sendto"),
     "open": (_on_open, True, _pins_names, "openat"),
     "creat": (_on_open, True, _pins_names, "openat"),
     "openat": (_on_open, True, _pins_names, "openat"),
@@ -3219,8 +3286,8 @@ class _Broker:
 
     def __init__(self):
         self.waits = set()    # calls that workers act on
-        self._lock = _thread.allocate_lock()  # guards waits and _idle
-        self._idle, self._workers, self._ended_workers = 0, 0, []
+        self._lock = _thread.allocate_lock()  # guards _idle and _closing
+        self._idle, self._workers, self._ended_workers, self._closing = 0, 0, [], False
         self._pool = queue.SimpleQueue()
         self.faults = []      # text of what failed on the thread, for the Result
         self.mailbox = _Mailbox()
@@ -3292,9 +3359,12 @@ class _Broker:
         """From any thread: a worker acts, an idle one if there is one. Only the broker's own thread
         can start another, which inherits the domain."""
         with self._lock:
-            self.waits.add(call)
-            idle = self._idle > 0
+            closing, idle = self._closing, self._idle > 0
             self._idle -= idle
+            self.waits.add(call)
+        if closing:
+            self._fail(sup, call, "the run has ended")
+            return
         sup.watch_waits()
         if idle:
             self._pool.put((sup, call))
@@ -3307,8 +3377,8 @@ class _Broker:
         try:
             if self._workers >= self.WORKERS:
                 raise RuntimeError("%d calls wait already" % self.WORKERS)
-            self._workers += 1
             _thread.start_new_thread(self._work, (sup, call))
+            self._workers += 1
         except RuntimeError as e:
             self._fail(sup, call, e)
 
@@ -3342,6 +3412,10 @@ class _Broker:
         ended = self._ended.acquire(timeout=self.PATIENCE_S)
         if ended:
             self._ended.release()
+            self.tasks.close()
+            self.mailbox.close()
+        with self._lock:
+            self._closing = True
         for _ in range(self._workers):
             self._pool.put((None, None))
         deadline = time.monotonic() + self.PATIENCE_S
@@ -3349,9 +3423,6 @@ class _Broker:
             for call in list(self.waits):
                 _interrupt(call)
             time.sleep(0.0001)
-        if ended:
-            self.tasks.close()
-            self.mailbox.close()
         return ended and len(self._ended_workers) == self._workers
 
 
@@ -3473,21 +3544,18 @@ class _Memory:
     def _memfds(self, pids):
         """Bytes of the files in memory that any process has open; each counts once."""
         if self._memfd_device is None:
-            fd = os.memfd_create("sandlock") if hasattr(os, "memfd_create") else -1
-            if fd < 0:
-                return 0
+            fd = _memfd(b"sandlock", MFD_CLOEXEC)
             self._memfd_device = os.fstat(fd).st_dev
             os.close(fd)
         sizes = {}
         for pid in pids:
-            folder = "/proc/%d/fd" % pid
-            try:
-                for name in os.listdir(folder):
-                    info = os.stat(folder + "/" + name)
-                    if info.st_dev == self._memfd_device:
-                        sizes[info.st_ino] = info.st_blocks * 512
-            except OSError:
-                continue  # it ended, or closed that one
+            for name in _listed("/proc/%d/fd" % pid):
+                try:
+                    info = os.stat("/proc/%d/fd/%s" % (pid, name))
+                except OSError:
+                    continue  # it was closed
+                if info.st_dev == self._memfd_device:
+                    sizes[info.st_ino] = info.st_blocks * 512
         return sum(sizes.values())
 
     def fits(self, more):
@@ -3532,6 +3600,18 @@ class _Memory:
                     raise
 
 
+def _listed(folder):
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []  # of a process that has ended
+
+
+def _memfd(name, flags):
+    text = ctypes.create_string_buffer(name)
+    return _call("memfd_create", _address(text), flags)
+
+
 def _shared_memory(pid):
     """Bytes of shared memory that a process has touched, divided by those who share it; proc(5)."""
     if _task_status(pid).get("RssShmem", "0 kB") == "0 kB":
@@ -3572,6 +3652,7 @@ class _Supervisor:
     """
     SWEEP_LIMIT_S = 10.0
     KEPT_LINES = 10000
+    KEPT_BYTES = 32 << 20
     WATCH_TICKS = 10
     BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
 
@@ -3600,7 +3681,7 @@ class _Supervisor:
         self.holds_interval = False
         self.watching = 0      # how often waits will be looked at still
         self.orphaned = False  # nobody will wait for the end
-        self.denials, self.audits, self.faults = [], [], []
+        self.denials, self.audits, self.faults, self.kept_bytes = [], [], [], 0
         self.error = None   # text: something else than the program failed
         self.status = None  # (exit code, signal)
         self.begun = self.ended = time.monotonic()
@@ -3879,13 +3960,13 @@ class _Supervisor:
         if refusal:
             self.refuse_call(call, *refusal)
         elif call.wants_umask and call.umasks is None:
-            self.mailbox.post(lambda: self._find_umasks(call))
+            self.mailbox.post(lambda: self.find_umasks(call))
         elif call.where == _WORKER:
             self.broker.dispatch(self, call)
         else:
             self.complete(call, call.act)
 
-    def _find_umasks(self, call):
+    def find_umasks(self, call):
         try:
             call.umasks = _umasks(call.request.tid)
         except OSError as e:
@@ -3946,7 +4027,10 @@ class _Supervisor:
                             pid=task.process, parent_pid=task.parent, **call.event)
 
     def record(self, lines, line):
-        if len(lines) < self.KEPT_LINES:
+        """The first ones, up to a number of lines and of bytes for all."""
+        weight = 500 + _text_length(line)
+        if len(lines) < self.KEPT_LINES and self.kept_bytes + weight <= self.KEPT_BYTES:
+            self.kept_bytes += weight
             lines.append(line)
 
     def deny(self, call, reason, field):
@@ -3966,7 +4050,9 @@ class _Supervisor:
 
     def members(self, signum=0):
         """Signals every process inside and returns their pids; zombies are among them. Not on the
-        broker's thread."""
+        broker's thread. ProcessLookupError once the run has ended."""
+        if self.status is not None and not self.finishing.locked():
+            raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
         if not self.scoped:
             return self._signal_tree(signum)
         return self.broker.call(_signal_members, _listed_processes(), signum)
@@ -4057,10 +4143,14 @@ class _Supervisor:
             self.walker = None
         if self.broker.faults:
             self.error = self.error or "the broker failed: " + self.broker.faults[0]
-        self._close_listener()
-        self.launching.finish()
-        _live.discard(self)
-        self.finished.release()
+        try:
+            self._close_listener()
+            self.launching.finish()
+        except OSError as e:
+            self.error = self.error or "the launch could not be cleaned up: %s" % e
+        finally:
+            _live.discard(self)
+            self.finished.release()
 
     def _close_listener(self):
         """From then on the kernel answers what would be trapped: ENOSYS."""
@@ -4148,6 +4238,13 @@ class _Supervisor:
         self.launching.lasting_fds = []
         self.launching.close()
         self.launching.finish()
+
+
+def _text_length(line):
+    event = getattr(line, "event", line)
+    if isinstance(event, str):
+        return len(event)
+    return len(event.path or "") + sum(len(word) for word in event.argv or ())
 
 
 _live = set()  # supervisors of this process whose threads run
@@ -4307,8 +4404,7 @@ class _Hosts:
     def open(self, walker):
         """A descriptor of its own for each reader."""
         if self._fd < 0:
-            name = ctypes.create_string_buffer(b"hosts")
-            self._fd = _call("memfd_create", _address(name), MFD_CLOEXEC | MFD_ALLOW_SEALING)
+            self._fd = _memfd(b"hosts", MFD_CLOEXEC | MFD_ALLOW_SEALING)
             os.write(self._fd, self._lines + self._real(walker))
             fcntl.fcntl(self._fd, F_ADD_SEALS, F_SEAL_ALL)
         return _result_fd(walker.open(AT_FDCWD, b"/proc/self/fd/%d" % self._fd, os.O_RDONLY))
@@ -4350,8 +4446,10 @@ def _verdict_errno(verdict):
         return errno.EPERM, False
     if isinstance(verdict, str) and verdict == "audit":
         return 0, True
-    if isinstance(verdict, int) and -2 <= verdict <= 4095:
-        return {0: 0, -1: errno.EPERM, -2: 0}.get(verdict, verdict), verdict == Verdict.AUDIT
+    if isinstance(verdict, int):
+        number = int.__add__(verdict, 0)  # whatever a class of the callback makes of it
+        if -2 <= number <= 4095:
+            return {0: 0, -1: errno.EPERM, -2: 0}.get(number, number), number == Verdict.AUDIT
     raise ValueError("%r is not a verdict" % (verdict,))
 
 
@@ -4404,19 +4502,20 @@ class PolicyContext:
 
     def __init__(self, supervisor, network, max_memory, max_processes, files_are_trapped):
         self._sup, self._files_are_trapped = supervisor, files_are_trapped
-        self._lock = _thread.allocate_lock()  # guards everything below
+        self._lock = threading.RLock()  # guards everything below; a signal handler may come in
         self._most = dict(network=network, max_memory=max_memory or 0, max_processes=max_processes)
         self._now = dict(self._most)
         self._restricted = set()
         self._overrides = {}  # pid -> (pidfd, ranges)
-        self._denied = {}     # path -> (path as resolved then, identity or None)
+        self._denied = {}     # path -> (that, and as resolved then; identity or None)
 
     # -- reading
 
     def current(self):
         """LivePolicy as it is now."""
         with self._lock:
-            return self._snapshot(self._now)
+            now = dict(self._now)
+        return self._snapshot(now)
 
     def ceiling(self):
         """LivePolicy that it may be at most: the static policy."""
@@ -4490,9 +4589,12 @@ class PolicyContext:
             pidfd = _pidfd_open(_integer("restrict_pid_network", pid))
         except OSError as e:
             raise PolicyFnError("restrict_pid_network: %d: %s" % (pid, e)) from e
-        if not self._sup.is_member(pid):
+        try:
+            if not self._sup.is_member(pid):
+                raise PolicyFnError("restrict_pid_network: %d is not in the sandbox" % pid)
+        except (OSError, PolicyFnError) as e:
             os.close(pidfd)
-            raise PolicyFnError("restrict_pid_network: %d is not in the sandbox" % pid)
+            raise e if isinstance(e, PolicyFnError) else PolicyFnError("restrict_pid_network: %s" % e)
         with self._lock:
             self._drop_override(pid)
             self._overrides[pid] = (pidfd, ranges)
@@ -4507,7 +4609,8 @@ class PolicyContext:
             os.close(self._overrides.pop(pid)[0])
 
     def deny_path(self, path):
-        """Denies a path and all beneath it, on every trapped call, whatever name reaches it."""
+        """Denies a path and all beneath it, on every trapped file call, bind and execve, whatever name
+        reaches it. PolicyFnError where no file events are asked for: then nothing is trapped."""
         path = _path("deny_path", path)
         if not self._files_are_trapped:
             raise PolicyFnError('deny_path needs file events: put "file" into policy_events')
@@ -4518,7 +4621,7 @@ class PolicyContext:
         except OSError:
             identity = None
         with self._lock:
-            self._denied[path] = (resolved, identity)
+            self._denied[path] = ({os.path.normpath(path), resolved}, identity)
 
     def allow_path(self, path):
         """Takes deny_path back."""
@@ -4552,12 +4655,16 @@ class PolicyContext:
             return True
         return _within(ranges, *address)
 
+    def denies(self):
+        return bool(self._denied)
+
     def _denied_path(self, call):
-        path = call.event["path"]
-        for denied, identity in self._denied.values():
-            if (path == denied or path.startswith(denied.rstrip("/") + "/")
-                    or identity in call.identities):
+        for names, identity in self._denied.values():
+            if identity in call.identities:
                 return errno.EACCES, "deny_path", "policy_fn"
+            for path in (call.event["path"], *call.paths):
+                if any(path == name or path.startswith(name.rstrip("/") + "/") for name in names):
+                    return errno.EACCES, "deny_path", "policy_fn"
         return None
 
     def close(self):
@@ -4585,12 +4692,22 @@ def _hold_switch_interval(begin):
             sys.setswitchinterval(_interval_before)
 
 
+def _described(error):
+    """Text of an exception, whatever its own methods do."""
+    try:
+        return "%s: %s" % (type(error).__name__, error)
+    except BaseException:
+        return type(error).__name__
+
+
 class _Callback:
     """The thread of the policy callback: one event at a time, in order; who decides also answers.
 
     Everything fails closed. The supervisor's thread watches the time: what is being judged for too
     long is denied, and with it all that waits behind it.
     """
+
+    WAITING = 256
 
     def __init__(self, supervisor, function, timeout_s):
         self._sup, self._function, self.timeout_s = supervisor, function, timeout_s
@@ -4613,6 +4730,10 @@ class _Callback:
             raise
 
     def submit(self, call):
+        if self._calls.qsize() >= self.WAITING:  # each may hold descriptors of the host
+            self._sup.fault("%s: %d events wait already" % (call.family, self.WAITING))
+            self._sup.refuse_call(call, errno.EAGAIN, "policy_fn: too many events wait", "policy_fn")
+            return
         call.submitted = time.monotonic()
         self._calls.put(call)
         if self._late or not self._alive:
@@ -4643,14 +4764,16 @@ class _Callback:
             _hold_switch_interval(True)
 
     def _judge(self, call):
-        sup, fault, verdict = self._sup, None, -1
+        sup, event, error, audited, fault = self._sup, None, errno.EPERM, False, None
         self._current = (call, time.monotonic())
         try:
-            event = sup.event(call, bool(call.refusal or call.failed or sup.context.refusal(call)))
-            verdict = self._function(event, sup.context)
-            error, audited = _verdict_errno(verdict)
+            if call.silent:
+                error = 0
+            else:
+                event = sup.event(call, bool(call.refusal or call.failed or sup.context.refusal(call)))
+                error, audited = _verdict_errno(self._function(event, sup.context))
         except BaseException as e:  # SystemExit and KeyboardInterrupt too: none of them allows
-            error, audited, fault = errno.EPERM, False, "%s: %s" % (type(e).__name__, e)
+            fault = _described(e)
         finally:
             self._current, self._late = None, False
         if not call.request.claim():
@@ -4661,10 +4784,10 @@ class _Callback:
             sup.record(sup.audits, event)
         if error:
             sup.refuse_call(call, error, "policy_fn: " + (fault or "denied"), "policy_fn")
-            return
-        if call.wants_umask:
-            call.umasks = _umasks(call.request.tid)
-        sup.settle(call)
+        elif call.wants_umask:
+            sup.find_umasks(call)
+        else:
+            sup.settle(call)
 
     def watch(self):
         """By the supervisor, now and then: what takes too long, or came after the thread's death."""
@@ -4692,13 +4815,15 @@ class _Callback:
                 self._calls.put(None)
                 return
             if call.request.claim():
-                self._sup.fault("%s: the callback is busy with an earlier event for too long, "
-                                "or its thread has died" % call.family)
-                self._sup.refuse_call(call, errno.EPERM, "policy_fn: timeout", "policy_fn")
+                if not self._sup.finishing.locked():
+                    self._sup.fault("%s: the callback is busy with an earlier event for too long, "
+                                    "or its thread has died" % call.family)
+                self._sup.refuse_call(call, errno.EPERM, "policy_fn: not asked in time", "policy_fn")
 
     def close(self):
         """True if the thread has ended; one that hangs in the callback gets its time, then it is
         left to itself: nothing that it returns matters any more."""
+        self._deny_waiting()  # nobody waits for them any more
         self._calls.put(None)
         ended = self._ended.acquire(timeout=self.timeout_s)
         if ended:
@@ -5051,7 +5176,9 @@ def _spawn(launch, listener, tell):
 
 
 def _deadline(timeout):
-    return None if timeout is None else time.monotonic() + _seconds("timeout", timeout)
+    if timeout is None:
+        return None
+    return time.monotonic() + (0.0 if timeout == 0 else _seconds("timeout", timeout))
 
 
 def _remaining_ms(deadline):
@@ -5125,7 +5252,12 @@ class Sandbox:
             stdio = _Stdio(modes)
             try:
                 launch = _Launch(self.policy, argv, network, stdio.child, signals, **options)
-                supervisor = _Supervisor(launch)
+                try:
+                    supervisor = _Supervisor(launch)
+                except BaseException:
+                    launch.close()
+                    launch.finish()
+                    raise
                 supervisor.launch(deadline)
                 return Process(supervisor, stdio.parent, threaded)
             except BaseException:
@@ -5356,7 +5488,11 @@ class Process:
         for fd in (supervisor.pidfd,) if self._threaded else (supervisor.pidfd, supervisor.mailbox.fd):
             poller.register(fd, select.POLLIN)
         while True:
-            due = None if self._threaded else supervisor.attend()
+            try:
+                due = None if self._threaded else supervisor.attend()
+            except Exception as e:  # fails closed: the run ends
+                supervisor.error, due = "the supervisor failed: %r" % e, None
+                supervisor.kill(ExitReason.KILLED)
             timeout = _remaining_ms(deadline)
             if timeout == 0:
                 supervisor.kill(ExitReason.TIMEOUT)
@@ -5627,15 +5763,14 @@ def _command_run(options, fail):
 def _print_denials(denials):
     counts = {}
     for denial in denials:
-        key = _Record.__repr__(denial.event.__class__(**{
-            n: v for n, v in zip(denial.event._fields, denial.event._values()) if n != "pid"}))
-        counts.setdefault(key, [0, denial])[0] += 1
-    for count, denial in sorted(counts.values(), key=lambda row: -row[0]):
         event = denial.event
         what = repr(event.path) if event.path else "%s:%d" % (event.host, event.port) if event.host else ""
-        print("sandlock: denied %s %s (%s)%s; allow with %s" % (
-            event.syscall, what, denial.reason, " %d times" % count if count > 1 else "",
-            _FIELD_FLAGS.get(denial.field, denial.field)), file=sys.stderr)
+        key = (event.syscall or event.category.value, what, denial.reason, denial.field)
+        counts[key] = counts.get(key, 0) + 1
+    for (call, what, reason, field), count in sorted(counts.items(), key=lambda row: -row[1]):
+        print("sandlock: denied %s %s (%s)%s%s" % (
+            call, what, reason, " %d times" % count if count > 1 else "",
+            "; allow with " + _FIELD_FLAGS.get(field, field) if field else ""), file=sys.stderr)
 
 
 def _command_check(options, fail):
