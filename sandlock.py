@@ -688,7 +688,8 @@ _CLONE_NAMESPACES = (0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 |  # NEWN
                      0x10000000 | 0x20000000 | 0x40000000)                # USER PID NET
 AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 3, 5, 0xf
-SOL_SOCKET, SO_TYPE, SO_SNDTIMEO, SO_DOMAIN, SCM_RIGHTS = 1, 3, 21, 39, 1
+SOL_SOCKET, SO_TYPE, SO_SNDTIMEO, SO_DOMAIN = 1, 3, 21, 39
+SCM_RIGHTS, SCM_CREDENTIALS = 1, 2
 SHUT_RDWR = 2
 IPPROTO_TCP, IPPROTO_UDP, NETLINK_ROUTE = 6, 17, 0
 MSG_FASTOPEN, MSG_DONTWAIT, MSG_NOSIGNAL = 0x20000000, 0x40, 0x4000
@@ -1830,6 +1831,29 @@ def _task_status(tid):
 _ANYWHERE, _BROKER, _WORKER = range(3)  # where a call acts
 
 
+class _Held:
+    """How many descriptors of the host the calls that wait hold: not more than LIMIT."""
+    LIMIT = 512
+
+    def __init__(self):
+        self._lock = _thread.allocate_lock()  # guards _count
+        self._count = 0
+
+    def take(self, call):
+        """False if that would be too many."""
+        with self._lock:
+            if call.held is None:
+                if self._count + len(call.fds) > self.LIMIT:
+                    return False
+                call.held = (self, len(call.fds))
+                self._count += len(call.fds)
+            return True
+
+    def give(self, count):
+        with self._lock:
+            self._count -= count
+
+
 class _Call:
     """A syscall that has been read and resolved: what it would do, and what the rules say.
 
@@ -1846,6 +1870,7 @@ class _Call:
     sock, datagram, message = None, False, None
     worker, interrupted, seen_pending = None, False, 0
     submitted = 0.0  # to the callback, time.monotonic()
+    held = None      # (_Held, number of descriptors counted there)
     silent = False   # goes by the callback's thread without asking it
     paths = ()       # of interpreters, besides the event's own
 
@@ -1856,6 +1881,10 @@ class _Call:
     def close(self):
         while self.fds:
             os.close(self.fds.pop())
+        if self.held is not None:
+            held, count = self.held
+            self.held = None
+            held.give(count)
 
 
 # -- processes -----------------------------------------------------------------------------------
@@ -2315,6 +2344,10 @@ def _message_call(sup, message, fd, mmsghdr=None):
         raise
     call.message = message
     call.fds.extend(message.fds)
+    if sup.launching.user_ids and _socket_kind(call.fds[0])[0] == AF_UNIX:
+        # With `user` the broker's real id is the host's, and that is what a receiver would be told.
+        message.control += _CMSGHDR.pack(_CMSGHDR.size + 12, SOL_SOCKET, SCM_CREDENTIALS) + struct.pack(
+            "=3I4x", os.getpid(), *sup.launching.user_ids)
     return call
 
 
@@ -3108,8 +3141,8 @@ class _Exec:
                     signum = 0
                 elif code >> 8:
                     signum = 0
-                _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, signum)
-                return
+                if _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, signum) >= 0:
+                    return  # else it was killed just now, and is waited for below
             if all(self._is_over(number) for number in numbers):
                 return
             time.sleep(pause)
@@ -3362,8 +3395,10 @@ class _Broker:
             closing, idle = self._closing, self._idle > 0
             self._idle -= idle
             self.waits.add(call)
-        if closing:
-            self._fail(sup, call, "the run has ended")
+        if closing or not sup.held.take(call):
+            with self._lock:
+                self._idle += idle
+            self._fail(sup, call, "the run has ended" if closing else "too many descriptors wait")
             return
         sup.watch_waits()
         if idle:
@@ -3652,7 +3687,7 @@ class _Supervisor:
     """
     SWEEP_LIMIT_S = 10.0
     KEPT_LINES = 10000
-    KEPT_BYTES = 32 << 20
+    KEPT_BYTES = 8 << 20
     WATCH_TICKS = 10
     BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
 
@@ -3662,7 +3697,7 @@ class _Supervisor:
         self.handlers = {_NR[name]: _HANDLERS[name] for name in launch.trapped if name in _NR}
         self.asked = frozenset(family for family in _CATEGORY_OF if _asks(policy, family))
         self.scoped = launch.abi >= 6
-        self.mailbox, self.broker = _Mailbox(), _Broker()
+        self.mailbox, self.broker, self.held = _Mailbox(), _Broker(), _Held()
         trapped = {row[0] for row in self.handlers.values()}
         self.walker = _Walker() if trapped & {_on_open, _on_bind} or "execve" in self.asked else None
         self.context = PolicyContext(self, self.network.ceiling(), policy.max_memory,
@@ -4507,7 +4542,7 @@ class PolicyContext:
         self._now = dict(self._most)
         self._restricted = set()
         self._overrides = {}  # pid -> (pidfd, ranges)
-        self._denied = {}     # path -> (that, and as resolved then; identity or None)
+        self._denied = {}     # path -> (set of that and as resolved, set of identities)
 
     # -- reading
 
@@ -4617,11 +4652,12 @@ class PolicyContext:
         resolved = os.path.realpath(path)
         try:
             info = os.stat(resolved)
-            identity = (info.st_dev, info.st_ino)
+            identities = {(info.st_dev, info.st_ino)}
         except OSError:
-            identity = None
-        with self._lock:
-            self._denied[path] = ({os.path.normpath(path), resolved}, identity)
+            identities = set()
+        with self._lock:  # what it was at an earlier call stays denied
+            names, objects = self._denied.get(path, (set(), set()))
+            self._denied[path] = (names | {os.path.normpath(path), resolved}, objects | identities)
 
     def allow_path(self, path):
         """Takes deny_path back."""
@@ -4659,8 +4695,8 @@ class PolicyContext:
         return bool(self._denied)
 
     def _denied_path(self, call):
-        for names, identity in self._denied.values():
-            if identity in call.identities:
+        for names, identities in self._denied.values():
+            if identities.intersection(call.identities):
                 return errno.EACCES, "deny_path", "policy_fn"
             for path in (call.event["path"], *call.paths):
                 if any(path == name or path.startswith(name.rstrip("/") + "/") for name in names):
@@ -4730,8 +4766,8 @@ class _Callback:
             raise
 
     def submit(self, call):
-        if self._calls.qsize() >= self.WAITING:  # each may hold descriptors of the host
-            self._sup.fault("%s: %d events wait already" % (call.family, self.WAITING))
+        if self._calls.qsize() >= self.WAITING or not self._sup.held.take(call):
+            self._sup.fault("%s: too many events wait already" % call.family)
             self._sup.refuse_call(call, errno.EAGAIN, "policy_fn: too many events wait", "policy_fn")
             return
         call.submitted = time.monotonic()
@@ -4939,6 +4975,8 @@ class _Launch:
         while self.lasting_fds:
             _close_host_only(self.lasting_fds.pop())
 
+    user_ids = None  # (uid, gid) of `user`
+
     def _identity_steps(self):
         """Raw calls, since libc's wrappers would change every thread: (stage, name, args)."""
         steps = [("no_new_privs", "prctl", (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))]
@@ -4947,7 +4985,7 @@ class _Launch:
             if os.geteuid() != 0:
                 raise LaunchError("user", errno.EPERM, detail="only a root host can change ids; "
                                   "run as root or leave user out")
-            self._groups = (_u32 * len(groups))(*groups)
+            self._groups, self.user_ids = (_u32 * len(groups))(*groups), (uid, gid)
             # Real and saved id 0 in the broker: else every process of that user could kill it, and
             # with it the host, or change its limits. The program's are all changed, later.
             steps += [("user", "setgroups", (len(groups), _address(self._groups))),

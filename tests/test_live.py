@@ -636,3 +636,147 @@ def test_1000_execs_in_a_row():
     code = "i=0; while [ $i -lt 1000 ]; do /bin/true || echo failed; i=$((i+1)); done; echo done"
     result = watched(seen, ["execve"]).run(["sh", "-c", code], timeout=60)
     assert result.stdout == b"done\n" and len(seen) == 1000 and not result.policy_errors
+
+
+# -- found by an attacker ----------------------------------------------------------------------------
+
+OPENAT2 = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(int n, char **a) {
+    struct open_how how = {O_PATH}; int fd = syscall(437, AT_FDCWD, a[1], &how, sizeof how);
+    printf("%d\n", fd < 0 ? errno : 0); how.flags = O_RDONLY; fd = syscall(437, AT_FDCWD, a[1], &how, sizeof how);
+    printf("%d\n", fd < 0 ? errno : 0); fd = openat(AT_FDCWD, a[1], O_PATH); printf("%d\n", fd < 0 ? errno : 0); return 0;
+}"""
+
+
+def test_flags_in_memory_are_not_left_to_the_kernel():
+    """openat2 with O_PATH would be continued, and its flags read again."""
+    payload = compiled(OPENAT2)
+    fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),))
+    assert Sandbox(policy_fn=lambda e, c: None, **fields).run([payload, "/etc/hostname"]).stdout.split() == [
+        b"%d" % errno.ENOSYS, b"0", b"0"]
+    assert Sandbox(**fields).run([payload, "/etc/hostname"]).stdout.split() == [b"0"] * 3
+
+
+class Odd(int):
+    def __bool__(self):
+        raise ValueError("odd")
+
+    def __eq__(self, other):
+        raise ValueError("odd")
+    __hash__ = int.__hash__
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("mute")
+
+
+def mute(event, ctx):
+    raise Mute
+
+
+def test_odd_verdicts_and_exceptions_are_answered():
+    command = ["sh", "-c", "(true) && echo forked; (true) && echo forked; true"]
+    result = watched(lambda e, c: Odd(5), ["clone"]).run(command, timeout=20)
+    assert b"forked" not in result.stdout and result.reason == ExitReason.EXITED
+    result = watched(mute, ["clone"]).run(command, timeout=20)
+    assert b"forked" not in result.stdout and result.reason == ExitReason.EXITED and "Mute" in result.policy_errors[0]
+
+
+def test_a_creating_task_killed_in_mid_verdict_costs_nothing(tmp_path):
+    before, killed = snapshot(), []
+
+    def judge(event, ctx):
+        if event.path_contains("/made"):
+            killed.append(event.pid)
+            os.kill(event.pid, signal.SIGKILL)
+            time.sleep(0.1)
+    sandbox = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], policy_fn=judge, policy_events=["openat"])
+    result = sandbox.run(["sh", "-c", "for i in 1 2 3; do (: > %s/made$i); done; cat /etc/hostname > /dev/null && echo on" % tmp_path])
+    assert len(killed) == 3 and result.stdout == b"on\n" and not os.listdir(tmp_path)
+    assert eventually(lambda: clean(before))
+
+
+def test_denied_paths_without_exec_events_interpreters_and_renames(tmp_path):
+    tools, folder = tmp_path / "tools", tmp_path / "folder"
+    tools.mkdir(), folder.mkdir()
+    shutil.copy("/bin/echo", tools / "tool")
+    (tmp_path / "script").write_text("#!%s/tool\n" % tools)
+    (tmp_path / "script").chmod(0o755)
+    (folder / "secret").write_text("secret")
+    loader = compiled("int main(void) { return 0; }", "-Wl,--dynamic-linker,%s/tool" % tools)
+
+    def judge(event, ctx):
+        ctx.deny_path(tools)
+        ctx.deny_path(folder)
+    script = "cd %s; tools/tool ran; ./script; mv folder moved; cat moved/secret; %s; echo end" % (tmp_path, loader)
+    fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(loader),), fs_writable=[tmp_path], policy_events=["file"])
+    result = Sandbox(policy_fn=judge, **fields).run(["sh", "-c", script])
+    assert result.stdout == b"end\n" and result.stderr.count(b"Permission denied") == 4, result
+    assert (tmp_path / "moved").exists()
+    (tmp_path / "moved").rename(folder)
+    control = Sandbox(policy_fn=lambda e, c: None, **fields).run(["sh", "-c", script])
+    assert b"ran" in control.stdout and b"secret" in control.stdout and b"denied" not in control.stderr
+
+
+KILLED = r"""
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(void) {
+    int killed = 0, s;
+    for (int i = 0; i < 300; i++) {
+        pid_t p = fork();
+        if (p == 0) { char *v[] = {"true", 0}; execv("/bin/true", v); _exit(1); }
+        usleep(i % 60 * 20); kill(p, SIGKILL); if (waitpid(p, &s, 0) != p) return 1; killed += WIFSIGNALED(s);
+    }
+    printf("%d\n", killed > 0); return 0;
+}"""
+
+
+def test_an_exec_that_is_killed_is_its_parents_to_reap():
+    payload = compiled(KILLED)
+    result = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), policy_fn=lambda e, c: None,
+                     policy_events=["execve"]).run([payload], timeout=60)
+    assert result.stdout == b"1\n", result
+
+
+def test_a_tab_in_a_scripts_first_line(tmp_path):
+    (tmp_path / "script").write_text("#!/bin/echo\ta\tb c \n")
+    (tmp_path / "script").chmod(0o755)
+    command = [str(tmp_path / "script"), "x"]
+    fields = dict(fs_readable=SYSTEM_PATHS + (tmp_path,))
+    script = ["sh", "-c", "%s x" % (tmp_path / "script")]
+    result = Sandbox(policy_fn=lambda e, c: None, **fields).run(script)
+    assert result.stdout == Sandbox(**fields).run(script).stdout and not result.policy_errors and result.success
+    assert Sandbox(**fields).run(command).success
+
+
+def test_what_is_told_is_bounded_in_bytes():
+    code = ("import os\nfor _ in range(40):\n    if os.fork() == 0:\n        try: os.execv('/bin/true', ['true'] + ['x' * 100000] * 15)\n"
+            "        finally: os._exit(0)\n    os.wait()")
+    result = watched(lambda e, c: True if e.syscall == "execve" else None, ["execve"]).run([sys.executable, "-S", "-c", code], timeout=60)
+    assert 0 < len(result.denials) < 20
+
+
+def test_the_descriptors_of_waiting_calls_are_bounded_and_gone_at_the_end():
+    release, before = threading.Event(), snapshot()
+    payload = compiled(MANY.replace("i < 64", "i < 400"))
+    sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), policy_events=["openat"], policy_timeout=20.0,
+                      max_processes=500, policy_fn=lambda e, c: e.path_contains("hostname") and release.wait(15) and None)
+    with sandbox.popen([payload], stdout=1) as process:
+        assert eventually(lambda: process._supervisor.held._count > 400)
+        time.sleep(0.5)
+        assert len(os.listdir("/proc/self/fd")) < 512 + 60
+        release.set()
+        result = process.wait(60)
+    assert 100 < int(result.stdout) < 400 and any("too many events" in line for line in result.policy_errors)
+    assert eventually(lambda: clean(before))

@@ -532,3 +532,59 @@ def test_an_address_that_flips_never_reaches_another_port():
         assert ok > 100 and hits == 0
         ok, hits = map(int, subprocess.run(command, stdout=subprocess.PIPE, timeout=120).stdout.split())
         assert hits > 0  # the control
+
+
+# -- found by an attacker ----------------------------------------------------------------------------
+
+def test_the_unspecified_address_of_a_bound_socket_is_loopback_still():
+    """The kernel would take the source's address for the destination."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.2", 0))
+        other.settimeout(0.3)
+        port = other.getsockname()[1]
+        code = ("import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.2', 0))\n"
+                "s.sendto(b'x', ('0.0.0.0', %d)); s.connect(('0.0.0.0', %d)); print(s.getpeername()[0])" % (port, port))
+        inside = box(net_allow=["127.0.0.1"]).run([sys.executable, "-c", code])
+        assert inside.stdout == b"127.0.0.1\n", inside
+        with pytest.raises(socket.timeout):
+            other.recv(1)
+        outside = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE).stdout
+        assert outside == b"127.0.0.2\n" and other.recv(1) == b"x"  # the control
+
+
+def test_a_stale_name_is_not_a_bound_one():
+    code = ("import socket, sys\ns = socket.socket()\ns.connect_ex(('127.0.0.1', 1))\n"
+            "try: s.listen(); print('listens')\nexcept OSError as e: print(e.errno)\n"
+            "b = socket.socket(); b.bind(('127.0.0.1', int(sys.argv[1]))); b.listen(); print('bound')")
+    port = free_port()
+    result = box(net_allow=["127.0.0.1:1"], net_allow_bind=[port]).run([sys.executable, "-c", code, str(port)])
+    assert result.stdout.split() == [b"13", b"bound"], result
+    outside = subprocess.run([sys.executable, "-c", code, str(free_port())], stdout=subprocess.PIPE).stdout
+    assert outside.split() == [b"listens", b"bound"]  # the control
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root (user=)")
+def test_a_receiver_is_told_the_programs_ids(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "s"))
+        server.setsockopt(socket.SOL_SOCKET, 16, 1)  # SO_PASSCRED
+        server.settimeout(5)
+        for path in [tmp_path / "s", tmp_path, *tmp_path.parents]:
+            if str(path).startswith("/tmp/"):
+                os.chmod(path, 0o777)
+        code = "import socket, sys; socket.socket(1, 2).sendto(b'x', sys.argv[1])"
+        result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], net_allow=["unix://"], user="1234:1234").run(
+            ["/usr/bin/python3", "-c", code, str(tmp_path / "s")])
+        assert result.success, result
+        _, ancillary, _, _ = server.recvmsg(10, 100)
+        assert struct.unpack("3i", ancillary[0][2])[1:] == (1234, 1234)
+
+
+def test_a_bind_of_the_unspecified_family_is_told():
+    seen = []
+    code = ("import ctypes, socket, struct, sys\ns = socket.socket(); libc = ctypes.CDLL(None)\n"
+            "print(libc.bind(s.fileno(), struct.pack('=HHI8x', 0, socket.htons(int(sys.argv[1])), 0), 16))")
+    port = free_port()
+    result = box(policy_fn=lambda e, c: seen.append((e.syscall, e.host, e.port)), policy_events=["bind"], net_allow_bind=[port]).run(
+        [sys.executable, "-c", code, str(port)])
+    assert result.stdout == b"0\n" and seen == [("bind", "0.0.0.0", port)]
