@@ -619,10 +619,6 @@ class rlimit64(ctypes.Structure):  # linux/resource.h
     _fields_ = [("rlim_cur", _u64), ("rlim_max", _u64)]
 
 
-class iovec(ctypes.Structure):
-    _fields_ = [("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t)]
-
-
 class open_how(ctypes.Structure):  # linux/openat2.h
     _fields_ = [("flags", _u64), ("mode", _u64), ("resolve", _u64)]
 
@@ -651,7 +647,7 @@ SECCOMP_IOCTL_NOTIF_SET_FLAGS = _IOW(4, _u64)
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
 SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1
 MFD_CLOEXEC, MFD_ALLOW_SEALING, F_ADD_SEALS, F_SEAL_ALL = 1, 2, 1033, 0xf
-SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL, SECCOMP_GET_NOTIF_SIZES = 1, 2, 3
+SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
 SECCOMP_RET_KILL_PROCESS = 0x80000000
@@ -690,7 +686,6 @@ AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 3, 5, 0xf
 SOL_SOCKET, SO_TYPE, SO_SNDTIMEO, SO_DOMAIN = 1, 3, 21, 39
 SCM_RIGHTS, SCM_CREDENTIALS = 1, 2
-SHUT_RDWR = 2
 IPPROTO_TCP, IPPROTO_UDP, NETLINK_ROUTE = 6, 17, 0
 MSG_FASTOPEN, MSG_DONTWAIT, MSG_NOSIGNAL = 0x20000000, 0x40, 0x4000
 TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL = 0x5412, 0x541C, 0x5423, 0x540C
@@ -855,14 +850,18 @@ def _quick(nr, *args):
     return -ctypes.get_errno() if result == -1 else result
 
 
+def _result(value, what=""):
+    """What a raw call returned, or OSError."""
+    if value < 0:
+        raise OSError(-value, "%s: %s" % (what, os.strerror(-value)))
+    return value
+
+
 def _call(name, *args):
     """The named syscall, checked: its result, or OSError. Pointers are addresses."""
     if name not in _NR:
         raise OSError(errno.ENOSYS, "no %s on %s" % (name, os.uname().machine))
-    result = _raw(_NR[name], *args)
-    if result < 0:
-        raise OSError(-result, "%s: %s" % (name, os.strerror(-result)))
-    return result
+    return _result(_raw(_NR[name], *args), name)
 
 
 def _address(structure):
@@ -953,14 +952,10 @@ def _high_fd(fd):
 _IOVEC = struct.Struct("=QQ")  # struct iovec
 
 
-def _is_ready(fd, event, timeout_ms=0):
-    poller = select.poll()
-    poller.register(fd, event)
-    return bool(poller.poll(timeout_ms))
-
-
 def _is_readable(fd, timeout_ms=0):
-    return _is_ready(fd, select.POLLIN, timeout_ms)
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(timeout_ms))
 
 
 def _read_memory(tid, address, size, call=_slow):
@@ -971,9 +966,7 @@ def _read_memory(tid, address, size, call=_slow):
     buffer = ctypes.create_string_buffer(size)
     got = call(_NR["process_vm_readv"], tid, _IOVEC.pack(_address(buffer), size), 1,
                _IOVEC.pack(address, size), 1, _ZERO)
-    if got < 0:
-        raise OSError(-got, "memory at %#x: %s" % (address, os.strerror(-got)))
-    return buffer.raw[:got]
+    return buffer.raw[:_result(got, "memory")]
 
 
 def _write_checked(listener, request, address, data):
@@ -987,8 +980,21 @@ def _write_checked(listener, request, address, data):
 def _write_memory(tid, address, data):
     """process_vm_writev(2); OSError where that is not possible."""
     buffer = ctypes.create_string_buffer(data, len(data))
-    local, remote = iovec(_address(buffer), len(data)), iovec(address, len(data))
-    _call("process_vm_writev", tid, _address(local), 1, _address(remote), 1, 0)
+    _result(_slow(_NR["process_vm_writev"], tid, _IOVEC.pack(_address(buffer), len(data)), 1,
+                  _IOVEC.pack(address, len(data)), 1, _ZERO), "process_vm_writev")
+
+
+def _mounts():
+    """(type, mount point, options) of every mount of the host; proc_pid_mountinfo(5)."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        rows = [line.split() for line in file]
+    return [(row[row.index(b"-") + 1].split(b".")[0], _unescape(row[4]), row[-1]) for row in rows]
+
+
+def _unescape(text):
+    """Octal escapes of mountinfo."""
+    first, *rest = text.split(b"\\")
+    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
 
 
 def _proc_stat(pid):
@@ -1161,11 +1167,6 @@ def _allow_path(ruleset, path, rights):
         os.close(fd)
 
 
-_LATER = {  # fields whose enforcement is not there yet: never a silent no-op
-    "fs_denied": "part 3",
-}
-
-
 class _KernelFlags(_Record):
     _fields = dict(listener=False, waits_killably=False)
 
@@ -1209,9 +1210,7 @@ _FINDING = "finding processes that hide, to count and to end them"
 @functools.lru_cache(maxsize=None)
 def _proc_hides_processes():
     """Whether /proc shows an ordinary user only what it may ptrace; hidepid in proc(5)."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        rows = [line.split() for line in file]
-    options = b",".join(row[-1] for row in rows if row[4] == b"/proc")
+    options = b",".join(options for _, point, options in _mounts() if point == b"/proc")
     return any(b"hidepid=" + value in options.split(b",")
                for value in (b"2", b"4", b"invisible", b"ptraceable"))
 
@@ -1219,14 +1218,11 @@ def _proc_hides_processes():
 def _require_enforceable(policy, abi):
     """The protections that best_effort leaves out; UnsupportedError without it, or for a field
     whose enforcement does not exist yet."""
-    for field, part in _LATER.items():
-        if getattr(policy, field) != Policy._fields[field]:
-            raise UnsupportedError(field, "a later version of sandlock (%s)" % part, __version__)
-    if policy.policy_fn is not None:
-        for name in policy.policy_events:
-            if name in _EVENTS["file"] and name != "openat":
-                raise UnsupportedError("policy_events: " + name, "a later version of sandlock (part 3)",
-                                       __version__)
+    later = ["fs_denied"] * bool(policy.fs_denied) + [
+        "policy_events: " + name for name in policy.policy_events * (policy.policy_fn is not None)
+        if name in _EVENTS["file"] and name != "openat"]
+    if later:
+        raise UnsupportedError(later[0], "a later version of sandlock", __version__)
     if _ARCH is None:
         raise UnsupportedError("architecture", " or ".join(_ARCHITECTURES), os.uname().machine)
     if not _kernel_flags().listener:
@@ -1342,10 +1338,9 @@ _NEVER_ALLOWED = frozenset(
 class _FilterPlan(_Record):
     """All that a filter depends on. `actions`: sorted (syscall name, label) pairs. `supervised`:
     False under confine(), which has nobody to notify. `udp`, `unix_datagrams`: which datagram
-    sockets exist. `growth`: large mmap and mremap are trapped.
-    `data_limit`: the supervisor limits memory."""
+    sockets exist. `data_limit`: the supervisor limits memory."""
     _fields = dict(arch=None, actions=(), supervised=True, udp=False, unix_datagrams=False,
-                   growth=False, data_limit=False)
+                   data_limit=False)
 
 
 # Argument blocks: what a syscall's registers must be. Each ends in a jump. "notify" and "fork" are
@@ -1564,8 +1559,7 @@ def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, Fa
                        if name not in allow)
     actions.update((name, "eperm") for name in deny)
     return _FilterPlan(arch=arch, actions=tuple(sorted(actions.items())), supervised=bool(trapped),
-                       udp=datagrams[0], unix_datagrams=datagrams[1], growth=growth,
-                       data_limit=data_limit)
+                       udp=datagrams[0], unix_datagrams=datagrams[1], data_limit=data_limit)
 
 
 @functools.lru_cache(maxsize=64)
@@ -1677,7 +1671,7 @@ class _Listener:
         if result < 0:
             if -result in (errno.ENOENT, errno.EINTR):
                 return None
-            raise OSError(-result, os.strerror(-result))
+            _result(result, "NOTIF_RECV")
         id, tid, _, nr, _, _, *args = self._FORMAT.unpack(self._notif)
         return _Request(id, tid, nr, args)
 
@@ -1691,21 +1685,17 @@ class _Listener:
             if result >= 0:
                 return True
             if result != -errno.EINTR:
-                raise OSError(-result, os.strerror(-result))
+                _result(result, "NOTIF_SEND")
 
     def install(self, request, fd, cloexec):
         """A copy of `fd` in the task; its number there. The reply has still to be sent."""
         more = self._ADDFD.pack(request.id, 0, fd, 0, os.O_CLOEXEC if cloexec else 0)
-        result = _slow(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ADDFD, more)
-        if result < 0:
-            raise OSError(-result, "ADDFD: " + os.strerror(-result))
-        return result
+        return _result(_slow(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ADDFD, more), "NOTIF_ADDFD")
 
     def check(self, request):
         """OSError unless the task still waits: then all that was read by its number was its own."""
-        result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ID_VALID, self._ID.pack(request.id))
-        if result < 0:
-            raise OSError(-result, os.strerror(-result))
+        _result(_quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ID_VALID,
+                       self._ID.pack(request.id)), "NOTIF_ID_VALID")
 
 
 class _Mailbox:
@@ -1804,9 +1794,7 @@ class _Tasks:
                 copy = _quick(_NR["pidfd_getfd"], pidfd, fd, 0)
             finally:
                 os.close(pidfd)
-        if copy < 0:
-            raise OSError(-copy, "pidfd_getfd: " + os.strerror(-copy))
-        return copy
+        return _result(copy, "pidfd_getfd")
 
     def close(self):
         while self._pidfds:
@@ -2427,7 +2415,7 @@ class _Message:
 
     def _send_piece(self, call, sock, address, payload):
         data = ctypes.create_string_buffer(payload, len(payload) or 1)
-        vector = iovec(_address(data), len(payload))
+        vector = ctypes.create_string_buffer(_IOVEC.pack(_address(data), len(payload)))
         name = ctypes.create_string_buffer(address, len(address) or 1)
         control = ctypes.create_string_buffer(self.control, len(self.control) or 1)
         header = ctypes.create_string_buffer(_MSGHDR.pack(
@@ -2556,9 +2544,9 @@ class _Walker:
     def __init__(self):
         mounts = _mounts()
         # With the GIL held a walk costs no switch between threads, but it must not wait for anybody.
-        quick = all(kind in _LOCAL_FILESYSTEMS for kind, _ in mounts)
+        quick = all(kind in _LOCAL_FILESYSTEMS for kind, _, _ in mounts)
         self.call = _quick if quick else _slow
-        self.proc = tuple(point.rstrip(b"/") + b"/" for kind, point in mounts if kind == b"proc")
+        self.proc = tuple(point.rstrip(b"/") + b"/" for kind, point, _ in mounts if kind == b"proc")
         self.fds = _high_fd(os.open("/proc/self/fd", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def path(self, fd):
@@ -2629,10 +2617,7 @@ class _Walker:
             raise
 
     def _child(self, current, part):
-        child = self.open(current, part, O_PATH | os.O_NOFOLLOW, 0, 0)
-        if child < 0:
-            raise OSError(-child, os.strerror(-child))
-        return child
+        return _result(self.open(current, part, O_PATH | os.O_NOFOLLOW, 0, 0))
 
     def _follow(self, request, current, link, part):
         """-> (descriptor, None) of a magic link's target, or (None, text) of an ordinary link."""
@@ -2648,10 +2633,7 @@ class _Walker:
                 if ordinary >= 0:
                     os.close(ordinary)
                 elif ordinary == -errno.ELOOP:
-                    target = self.open(current, part, O_PATH)
-                    if target < 0:
-                        raise OSError(-target, os.strerror(-target))
-                    return target, None
+                    return _result(self.open(current, part, O_PATH)), None
             return None, os.readlink(b"", dir_fd=link)
         finally:
             os.close(link)
@@ -2677,19 +2659,6 @@ _LOCAL_FILESYSTEMS = frozenset(b"""ext2 ext3 ext4 xfs btrfs f2fs bcachefs zfs er
     vfat exfat tmpfs ramfs devtmpfs devpts proc sysfs cgroup cgroup2 securityfs debugfs tracefs
     configfs mqueue hugetlbfs pstore bpf efivarfs binfmt_misc rootfs nsfs overlay selinuxfs
     rpc_pipefs binder""".split())
-
-
-def _mounts():
-    """(type, mount point) of every mount of the host; proc_pid_mountinfo(5)."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        rows = [line.split() for line in file]
-    return [(row[row.index(b"-") + 1].split(b".")[0], _unescape(row[4])) for row in rows]
-
-
-def _unescape(text):
-    """Octal escapes of mountinfo."""
-    first, *rest = text.split(b"\\")
-    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
 
 
 _OPEN_ARGUMENTS = {_NR[name]: row for name, row in {  # where dirfd, path, flags and mode are
@@ -2721,10 +2690,8 @@ def _directory_of(sup, request, dirfd, name, resolve=0):
     if name[:1] == b"/" and not resolve & RESOLVE_IN_ROOT:
         return AT_FDCWD
     if dirfd & 0xffffffff == AT_FDCWD & 0xffffffff:
-        fd = sup.walker.open(AT_FDCWD, b"/proc/%d/cwd" % request.tid, O_PATH | os.O_DIRECTORY)
-        if fd < 0:
-            raise OSError(-fd, "cwd")
-        return fd
+        return _result(sup.walker.open(AT_FDCWD, b"/proc/%d/cwd" % request.tid,
+                                       O_PATH | os.O_DIRECTORY), "cwd")
     return sup.broker.tasks.descriptor(request.task, dirfd)
 
 
@@ -2880,7 +2847,7 @@ class _Opening:
 
     def _on_worker(self, fd):
         def act():
-            self.call.fds.append(_result_fd(_raw(_NR["openat"], AT_FDCWD, _address(link), flags)))
+            self.call.fds.append(_result(_raw(_NR["openat"], AT_FDCWD, _address(link), flags)))
             return self._install(self.call.fds[-1])
         link = ctypes.create_string_buffer(b"/proc/self/fd/%d" % fd)
         flags = self._flags_of_reopening() | os.O_CLOEXEC
@@ -2925,7 +2892,7 @@ class _Opening:
         if made == -errno.EEXIST and not self.flags & os.O_EXCL:
             self.sup.begin_again(self.call, _on_open)  # somebody was faster: it exists now
             return None
-        opened = _result_fd(made)
+        opened = _result(made)
         self.call.fds.append(opened)
         _mend_mode(opened, self.mode, self.call.umasks)
         return self._install(opened)
@@ -2941,12 +2908,6 @@ def _mend_mode(fd, mode, umasks):
     got = os.fstat(fd).st_mode & 0o7777
     if got in (mode & ~task & ~host, mode & ~host) and got != mode & ~task:
         os.chmod("/proc/self/fd/%d" % fd, mode & ~task)
-
-
-def _result_fd(result):
-    if result < 0:
-        raise OSError(-result, os.strerror(-result))
-    return result
 
 
 # -- exec ----------------------------------------------------------------------------------------
@@ -3547,7 +3508,7 @@ class _Memory:
         self._memfd_device = None
         self._tmpfs = {}  # path -> bytes in use before; what others write there meanwhile counts too
         if policy.max_memory is not None:
-            kinds = {os.stat(point).st_dev for kind, point in _mounts() if kind == b"tmpfs"
+            kinds = {os.stat(point).st_dev for kind, point, _ in _mounts() if kind == b"tmpfs"
                      and os.path.isdir(point)}
             for path in policy.fs_writable:
                 if os.path.exists(path) and os.stat(path).st_dev in kinds:
@@ -4109,7 +4070,7 @@ class _Supervisor:
         if not 0 < pid < 1 << 31 or not _thread_is_gone(pid):
             return False
         if not self.scoped:
-            return _thread_group(pid) in _descendants(self.pid)
+            return int(_task_status(pid).get("Tgid", 0)) in _descendants(self.pid)
         return self.broker.call(_raw, _NR["kill"], pid, 0) == 0
 
     # -- the end ---------------------------------------------------------------------------------
@@ -4338,15 +4299,6 @@ def _has_signal(tid):
     return 2 if own & ~idle else 1 if shared & ~idle else 0
 
 
-def _thread_group(tid):
-    """The process of a thread, from /proc/TID/status; 0 where that cannot be read."""
-    try:
-        with open("/proc/%d/status" % tid, "rb", 0) as file:
-            return int(file.read().partition(b"\nTgid:")[2].split(None, 1)[0])
-    except OSError:
-        return 0
-
-
 def _reap(pid, pidfd):
     """-> (exit code, signal or -1) of the ended child.
 
@@ -4442,7 +4394,7 @@ class _Hosts:
             self._fd = _memfd(b"hosts", MFD_CLOEXEC | MFD_ALLOW_SEALING)
             os.write(self._fd, self._lines + self._real(walker))
             fcntl.fcntl(self._fd, F_ADD_SEALS, F_SEAL_ALL)
-        return _result_fd(walker.open(AT_FDCWD, b"/proc/self/fd/%d" % self._fd, os.O_RDONLY))
+        return _result(walker.open(AT_FDCWD, b"/proc/self/fd/%d" % self._fd, os.O_RDONLY))
 
     def _real(self, walker):
         fd = walker.open(AT_FDCWD, self.path, os.O_RDONLY | os.O_NONBLOCK)

@@ -3,6 +3,7 @@ import ctypes
 import glob
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 
@@ -59,23 +60,29 @@ def test_tables_are_one_to_one():
 
 
 CONSTANTS = {
-    "linux/seccomp.h": """SECCOMP_IOCTL_NOTIF_RECV SECCOMP_IOCTL_NOTIF_SEND
+    "linux/seccomp.h": """SECCOMP_IOCTL_NOTIF_RECV SECCOMP_IOCTL_NOTIF_SEND SECCOMP_IOCTL_NOTIF_ADDFD
+        SECCOMP_IOCTL_NOTIF_ID_VALID
         SECCOMP_USER_NOTIF_FLAG_CONTINUE SECCOMP_SET_MODE_FILTER SECCOMP_FILTER_FLAG_NEW_LISTENER
         SECCOMP_RET_KILL_PROCESS SECCOMP_RET_ERRNO SECCOMP_RET_USER_NOTIF SECCOMP_RET_ALLOW""",
     "linux/landlock.h": "LANDLOCK_CREATE_RULESET_VERSION LANDLOCK_RULE_PATH_BENEATH",
-    "linux/sched.h": "CLONE_THREAD CLONE_PARENT CLONE_FS",
+    "linux/sched.h": "CLONE_THREAD CLONE_PARENT CLONE_FS CLONE_VM",
     "sys/prctl.h": "PR_GET_DUMPABLE PR_SET_DUMPABLE PR_SET_NO_NEW_PRIVS",
     "sys/socket.h": """AF_UNIX AF_INET AF_INET6 AF_NETLINK SOCK_STREAM SOCK_DGRAM SOCK_RAW SOCK_SEQPACKET
-        SOL_SOCKET SO_DOMAIN MSG_FASTOPEN""",
-    "sys/ioctl.h": "TIOCSTI TIOCLINUX",
-    "sys/ptrace.h": "PTRACE_SEIZE PTRACE_DETACH PTRACE_O_TRACEEXEC",
-    "sys/resource.h": "RLIMIT_CPU RLIMIT_FSIZE RLIMIT_NOFILE",
+        SOL_SOCKET SO_DOMAIN SO_TYPE SO_SNDTIMEO SCM_RIGHTS SCM_CREDENTIALS MSG_FASTOPEN MSG_DONTWAIT
+        MSG_NOSIGNAL""",
+    "sys/ioctl.h": "TIOCSTI TIOCLINUX TIOCSETD TIOCEXCL FIONREAD",
+    "sys/ptrace.h": """PTRACE_SEIZE PTRACE_DETACH PTRACE_O_TRACEEXEC PTRACE_GETSIGINFO PTRACE_INTERRUPT
+        PTRACE_EVENT_EXEC""",
+    "sys/resource.h": "RLIMIT_CPU RLIMIT_FSIZE RLIMIT_NOFILE RLIMIT_DATA",
+    "sys/mman.h": "PROT_WRITE MAP_SHARED MAP_ANONYMOUS MFD_CLOEXEC MFD_ALLOW_SEALING",
+    "sys/inotify.h": "IN_ONLYDIR IN_DONT_FOLLOW",
+    "linux/openat2.h": "RESOLVE_NO_MAGICLINKS RESOLVE_IN_ROOT",
     "spawn.h": "POSIX_SPAWN_SETPGROUP POSIX_SPAWN_SETSIGDEF POSIX_SPAWN_SETSIGMASK POSIX_SPAWN_SETSID",
-    "fcntl.h": "O_PATH",
+    "fcntl.h": "O_PATH O_TMPFILE AT_FDCWD AT_EMPTY_PATH AT_SYMLINK_NOFOLLOW F_SETLEASE F_ADD_SEALS",
 }
-STRUCTS = {"linux/seccomp.h": "seccomp_data seccomp_notif seccomp_notif_resp",
+STRUCTS = {"linux/seccomp.h": "seccomp_data seccomp_notif seccomp_notif_resp seccomp_notif_addfd",
            "linux/filter.h": "sock_filter sock_fprog", "linux/openat2.h": "open_how",
-           "linux/landlock.h": "landlock_path_beneath_attr", "sys/uio.h": "iovec"}
+           "linux/landlock.h": "landlock_path_beneath_attr"}
 
 
 @requires_program("gcc")
@@ -95,6 +102,22 @@ def test_constants_and_sizes_are_the_headers():
         subprocess.run(["gcc", "-w", "-xc", "-", "-o", out], input=source.encode(), check=True)
         values = subprocess.run([out], stdout=subprocess.PIPE, check=True).stdout.split()
     assert [int(v) & (2 ** 32 - 1) for v in values] == [v & (2 ** 32 - 1) for v in expected]
+
+
+def test_packed_forms_have_the_sizes_of_their_structures():
+    listener = sandlock._Listener
+    for packed, structure in ((listener._FORMAT, sandlock.seccomp_notif), (listener._ANSWER, sandlock.seccomp_notif_resp),
+                              (listener._ADDFD, sandlock.seccomp_notif_addfd), (sandlock._Walker._HOW, sandlock.open_how)):
+        assert packed.size == ctypes.sizeof(structure)
+    if shutil.which("gcc"):
+        source = ("#include <stdio.h>\n#include <sys/socket.h>\n#include <sys/uio.h>\nint main(void) { printf(\"%zu %zu %zu %zu\", "
+                  "sizeof(struct msghdr), sizeof(struct mmsghdr), sizeof(struct cmsghdr), sizeof(struct iovec)); }")
+        with tempfile.TemporaryDirectory() as folder:
+            out = os.path.join(folder, "a")
+            subprocess.run(["gcc", "-D_GNU_SOURCE", "-w", "-xc", "-", "-o", out], input=source.encode(), check=True)
+            sizes = subprocess.run([out], stdout=subprocess.PIPE).stdout.split()
+        assert [int(n) for n in sizes] == [sandlock._MSGHDR.size, sandlock._MSGHDR.size + 8, sandlock._CMSGHDR.size,
+                                           sandlock._IOVEC.size]
 
 
 def test_landlock_bits_are_the_headers():

@@ -79,7 +79,7 @@ def test_files_in_memory_count(how):
 def test_the_whole_tree_counts():
     assert limited("300M", "s", 40, 4).stdout == b"0\n"
     result = limited("100M", "s", 40, 4)
-    assert int(result.stdout) in (1, 2, 3), result  # some fit
+    assert int(result.stdout) in (1, 2, 3, 4), result  # some may fit, if they do not starve each other
     result = limited("100M", "l", 40, 4)
     assert int(result.stdout) == 2, result
     assert all(d.field == "max_memory" for d in result.denials)
