@@ -157,7 +157,8 @@ FLIP = r"""
 #include <string.h>
 #include <unistd.h>
 static volatile char path[4096]; static const char *good, *bad; static volatile int stop;
-static void *flip(void *x) { size_t at = strlen(good) - 1; while (!stop) { path[at] = bad[at]; path[at] = good[at]; } return 0; }
+static void *flip(void *x) { size_t at = strlen(good) - 1; while (!stop) {
+    path[at] = bad[at]; for (volatile int i = 0; i < 2000; i++); path[at] = good[at]; for (volatile int i = 0; i < 2000; i++); } return 0; }
 int main(int n, char **a) {
     good = a[1]; bad = a[2]; strcpy((char *)path, good); pthread_t t; pthread_create(&t, 0, flip, 0);
     int hits = 0, opened = 0; char b[16];

@@ -501,7 +501,9 @@ FLIP = r"""
 #include <sys/socket.h>
 #include <unistd.h>
 static volatile struct sockaddr_in in; static int good, bad; static volatile int stop;
-static void *flip(void *x) { while (!stop) { in.sin_port = htons(bad); in.sin_port = htons(good); } return 0; }
+static void *flip(void *x) { while (!stop) {
+    in.sin_port = htons(bad); for (volatile int i = 0; i < 5000; i++);
+    in.sin_port = htons(good); for (volatile int i = 0; i < 5000; i++); } return 0; }
 int main(int n, char **a) {
     good = atoi(a[1]); bad = atoi(a[2]); in = (struct sockaddr_in){AF_INET, htons(good), {htonl(0x7f000001)}};
     pthread_t t; pthread_create(&t, 0, flip, 0); int ok = 0, to_bad = 0;
