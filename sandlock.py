@@ -935,8 +935,9 @@ _host_only = set()  # that must not live on in a forked child: listeners, death 
 
 
 def _close_host_only(fd):
-    _host_only.discard(fd)
-    os.close(fd)
+    with _fork_lock:
+        _host_only.discard(fd)
+        os.close(fd)
 
 
 def _high_fd(fd):
