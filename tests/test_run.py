@@ -286,7 +286,7 @@ def test_32_threads_run_20_sandboxes_each():
     threads = [threading.Thread(target=work, args=(n,)) for n in range(32)]
     [t.start() for t in threads]
     [t.join() for t in threads]
-    assert not bad and clean(before)
+    assert not bad and eventually(lambda: clean(before), 2), (before, snapshot())  # our own threads end a bit later
 
 
 HOSTS = {
