@@ -1211,7 +1211,10 @@ _FINDING = "finding processes that hide, to count and to end them"
 @functools.lru_cache(maxsize=None)
 def _proc_hides_processes():
     """Whether /proc shows an ordinary user only what it may ptrace; hidepid in proc(5)."""
-    options = b",".join(options for _, point, options in _mounts() if point == b"/proc")
+    try:
+        options = b",".join(options for _, point, options in _mounts() if point == b"/proc")
+    except OSError as e:
+        raise UnsupportedError("processes", "proc(5) on /proc", str(e)) from e
     return any(b"hidepid=" + value in options.split(b",")
                for value in (b"2", b"4", b"invisible", b"ptraceable"))
 
@@ -3436,17 +3439,21 @@ def _act_on_worker(call):
     return reply
 
 
+_signal_lock = _thread.allocate_lock()  # held while the signal is chosen
+
+
 @functools.lru_cache(maxsize=None)
 def _interrupting_signal():
     """A signal that makes a blocked call of a worker return EINTR, and does nothing else: its
     handler is abs(3). The highest real-time signal that the host does not use; sigaction(2)."""
     action = struct.Struct("=Q128xiI8x")  # handler, mask, flags; glibc and musl, 64 bits
-    for number in range(64, 40, -1):
-        now = ctypes.create_string_buffer(action.size)
-        if _libc.sigaction(number, None, now) == 0 and not action.unpack(now.raw)[0]:
-            handler = ctypes.cast(_libc.abs, ctypes.c_void_p).value
-            _libc.sigaction(number, action.pack(handler, 0, 0), None)
-            return number
+    ours = ctypes.cast(_libc.abs, ctypes.c_void_p).value
+    with _signal_lock:
+        for number in range(64, 40, -1):
+            now = ctypes.create_string_buffer(action.size)
+            if _libc.sigaction(number, None, now) == 0 and action.unpack(now.raw)[0] in (0, ours):
+                _libc.sigaction(number, action.pack(ours, 0, 0), None)
+                return number
     raise LaunchError("signals", errno.EAGAIN, detail="the host uses every real-time signal from 41 "
                       "to 64; one must be left")
 
@@ -4863,6 +4870,7 @@ class _Launch:
         self.policy, self.argv, self.signals, self.terminal = policy, argv, signals, terminal
         self.fds, self.lasting_fds, self._keep, self._holds_dumpable = [], [], [], False
         _load_libgcc()
+        _interrupting_signal()
         self.abi = landlock_abi_version()
         self.unenforced = _require_enforceable(policy, self.abi)
         self.waits_killably = _kernel_flags().waits_killably
