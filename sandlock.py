@@ -2532,7 +2532,12 @@ def _open_beneath_task(tid, name, flags=0):
         fd = _call("openat2", start, _address(text), _address(how), ctypes.sizeof(how))
     finally:
         os.close(start)
-    numbers = [part for part in _fd_path(fd).split(b"/")[:3] if part.isdigit()]
+    try:
+        path = _fd_path(fd)
+    except OSError:  # deeper than PATH_MAX
+        os.close(fd)
+        raise
+    numbers = [part for part in path.split(b"/")[:3] if part.isdigit()]
     if any(not _thread_is_gone(int(number)) for number in numbers):
         os.close(fd)
         raise OSError(errno.EACCES, "of the host")
@@ -2575,7 +2580,11 @@ class _Walker:
         """-> (O_PATH descriptor, its path), or (-errno, None)."""
         fd = self.open(start, name, O_PATH | flags, 0, resolve | RESOLVE_NO_MAGICLINKS)
         if fd >= 0:
-            path = self.path(fd)
+            try:
+                path = self.path(fd)
+            except OSError:  # deeper than PATH_MAX: nothing could be told of it
+                os.close(fd)
+                raise
             if not path.startswith(self.proc):
                 return fd, path
             os.close(fd)
@@ -2585,8 +2594,12 @@ class _Walker:
             return -errno.ELOOP, None  # RESOLVE_* and /proc: fails closed
         try:
             fd = self._step_by_step(request, start, name, flags)
+        except OSError as e:
+            return -e.errno, None
+        try:
             return fd, _fd_path(fd)
         except OSError as e:
+            os.close(fd)
             return -e.errno, None
 
     def _step_by_step(self, request, start, name, flags):
