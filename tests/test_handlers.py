@@ -229,3 +229,13 @@ def test_bind_and_unix_bind_are_as_alone(tmp_path):
         outcomes.append(result.stdout.replace(b"watched", b"alone"))
     assert outcomes[0].splitlines() == outcomes[1].splitlines()
     assert str(tmp_path / "watched" / "d" / "s") in [e.path for e in seen] and ("0.0.0.0", 0) in [(e.host, e.port) for e in seen]
+
+
+def test_a_directory_deeper_than_path_max_leaks_nothing(tmp_path):
+    code = ("import os\nfor _ in range(30):\n    os.mkdir('d' * 200); os.chdir('d' * 200)\n"
+            "for _ in range(40):\n    try: os.open('.', os.O_RDONLY)\n    except OSError as e: last = e.errno\nprint(last)")
+    before = snapshot()
+    result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, policy_fn=allow, policy_events=["file"]).run(
+        [sys.executable, "-S", "-c", code], timeout=20)
+    assert result.stdout == b"%d\n" % errno.ENAMETOOLONG and eventually(lambda: clean(before)), result
+    subprocess.run(["rm", "-rf", str(tmp_path / ("d" * 200))], check=True)
