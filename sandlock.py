@@ -1725,7 +1725,7 @@ class _Mailbox:
         except BlockingIOError:
             return
         try:
-            while not self._jobs.empty():  # the reader is alone
+            for _ in range(self._jobs.qsize()):  # not what is posted meanwhile: that could go on for ever
                 self._jobs.get()()
         except BaseException:
             os.write(self.fd, b"\1\0\0\0\0\0\0\0")  # for the jobs behind the one that failed
