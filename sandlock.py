@@ -686,6 +686,7 @@ AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 3, 5, 0xf
 SOL_SOCKET, SO_TYPE, SO_SNDTIMEO, SO_DOMAIN = 1, 3, 21, 39
 SCM_RIGHTS, SCM_CREDENTIALS = 1, 2
+SHUT_RDWR = 2
 IPPROTO_TCP, IPPROTO_UDP, NETLINK_ROUTE = 6, 17, 0
 MSG_FASTOPEN, MSG_DONTWAIT, MSG_NOSIGNAL = 0x20000000, 0x40, 0x4000
 TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL = 0x5412, 0x541C, 0x5423, 0x540C
@@ -959,13 +960,14 @@ def _is_readable(fd, timeout_ms=0):
     return bool(poller.poll(timeout_ms))
 
 
-def _read_memory(tid, address, size, call=_slow):
+def _read_memory(tid, address, size):
     """Up to `size` bytes of another task's memory, fewer where it is not mapped.
 
     process_vm_readv(2); OSError where nothing can be read. One copy: what is judged is this copy.
+    Never with the GIL held: the task can keep its mmap_lock for long, and would stop the host.
     """
     buffer = ctypes.create_string_buffer(size)
-    got = call(_NR["process_vm_readv"], tid, _IOVEC.pack(_address(buffer), size), 1,
+    got = _slow(_NR["process_vm_readv"], tid, _IOVEC.pack(_address(buffer), size), 1,
                _IOVEC.pack(address, size), 1, _ZERO)
     return buffer.raw[:_result(got, "memory")]
 
@@ -1824,26 +1826,33 @@ _ANYWHERE, _BROKER, _WORKER = range(3)  # where a call acts
 
 
 class _Held:
-    """How many descriptors of the host the calls that wait hold: not more than LIMIT."""
+    """The calls that hold descriptors of the host: not more than LIMIT of those, and none is left
+    when the run has ended, wherever its call was on its way."""
     LIMIT = 512
 
     def __init__(self):
-        self._lock = _thread.allocate_lock()  # guards _count
-        self._count = 0
+        self._lock = _thread.allocate_lock()  # guards the two below
+        self._calls, self.count = set(), 0
 
     def take(self, call):
         """False if that would be too many."""
         with self._lock:
             if call.held is None:
-                if self._count + len(call.fds) > self.LIMIT:
+                if self.count + len(call.fds) > self.LIMIT:
                     return False
                 call.held = (self, len(call.fds))
-                self._count += len(call.fds)
+                self.count += len(call.fds)
+                self._calls.add(call)
             return True
 
-    def give(self, count):
+    def give(self, call, count):
         with self._lock:
-            self._count -= count
+            self.count -= count
+            self._calls.discard(call)
+
+    def close(self):
+        for call in list(self._calls):
+            call.close()
 
 
 class _Call:
@@ -1876,7 +1885,7 @@ class _Call:
         if self.held is not None:
             held, count = self.held
             self.held = None
-            held.give(count)
+            held.give(self, count)
 
 
 # -- processes -----------------------------------------------------------------------------------
@@ -2144,8 +2153,8 @@ def _on_connect(sup, request):
     """connect(2). The server sees the host's pid in SO_PEERCRED, with the task's uid and gid."""
     sockaddr = _read_sockaddr(request, request.args[1], request.args[2] & 0xffffffff)
     call = _socket_call(sup, request, "connect", request.args[0], sockaddr, _connect_now)
-    if call.where == _BROKER and not call.datagram:
-        call.where = _WORKER
+    if not call.datagram and struct.unpack_from("=H", sockaddr)[0] != AF_UNSPEC:
+        call.where = _WORKER  # AF_UNSPEC disconnects at once: here, so that no listen runs beside it
     return sup.judge(call)
 
 
@@ -2219,16 +2228,25 @@ def _on_listen(sup, request):
             sup.deny(_Call(request, "bind", None), "listening without bind takes any free port",
                      "net_allow_bind")
             return _refuse(errno.EACCES)
-        return _result_of(_libc.listen(sock, ctypes.c_int(request.args[1] & 0xffffffff)))
+        before = _socket_name(sock)
+        reply = _result_of(_libc.listen(sock, ctypes.c_int(request.args[1] & 0xffffffff)))
+        if not reply[1] and _socket_name(sock)[:4] != before[:4]:  # disconnected in between: any port
+            _libc.shutdown(sock, SHUT_RDWR)
+            return _refuse(errno.EACCES)
+        return reply
     finally:
         os.close(sock)
 
 
-def _is_bound(sock):
+def _socket_name(sock):
     name, size = ctypes.create_string_buffer(128), _u32(128)
     if _libc.getsockname(sock, name, ctypes.byref(size)):
         raise OSError(ctypes.get_errno(), "getsockname")
-    name = name.raw[:size.value]
+    return name.raw[:size.value]
+
+
+def _is_bound(sock):
+    name = _socket_name(sock)
     if not struct.unpack_from(">H", name, 2)[0]:
         return False
     return not _libc.bind(sock, name, len(name)) or ctypes.get_errno() == errno.EINVAL
@@ -2336,10 +2354,15 @@ def _message_call(sup, message, fd, mmsghdr=None):
         raise
     call.message = message
     call.fds.extend(message.fds)
-    if sup.launching.user_ids and _socket_kind(call.fds[0])[0] == AF_UNIX:
-        # With `user` the broker's real id is the host's, and that is what a receiver would be told.
-        message.control += _CMSGHDR.pack(_CMSGHDR.size + 12, SOL_SOCKET, SCM_CREDENTIALS) + struct.pack(
-            "=3I4x", os.getpid(), *sup.launching.user_ids)
+    try:
+        if sup.launching.user_ids and _socket_kind(call.fds[0])[0] == AF_UNIX:
+            # With `user` the broker's real id is the host's, and a receiver would be told that.
+            message.control += _CMSGHDR.pack(
+                _CMSGHDR.size + 12, SOL_SOCKET, SCM_CREDENTIALS) + struct.pack(
+                "=3I4x", os.getpid(), *sup.launching.user_ids)
+    except BaseException:
+        call.close()
+        raise
     return call
 
 
@@ -2385,7 +2408,12 @@ class _Message:
         waits = not self.flags & MSG_DONTWAIT and self.patient and not (
             fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK)
         while True:
-            payload, more = self._piece()
+            try:
+                payload, more = self._piece()
+            except OSError:
+                if not self.sent:
+                    raise
+                return _return(self.sent)  # as the kernel tells what it sent before the fault
             listener.check(self.request)  # so it was read from the task, not from a successor
             sent = self._send_piece(call, sock, address, payload)
             if sent == -errno.EAGAIN and waits and call.where != _WORKER:
@@ -2493,12 +2521,12 @@ def _on_memfd(sup, request):
 
 # -- files ---------------------------------------------------------------------------------------
 
-def _read_string(request, address, limit, call=_slow):
+def _read_string(request, address, limit):
     """Bytes up to the NUL, in steps that end with a page; EFAULT, or ENAMETOOLONG past the limit."""
     parts, size = [], 0
     while size < limit:
         step = min(_PAGE - (address + size) % _PAGE, limit - size)
-        part = _read_memory(request.tid, address + size, step, call)
+        part = _read_memory(request.tid, address + size, step)
         text, nul, _ = part.partition(b"\0")
         parts.append(text)
         if nul:
@@ -2509,8 +2537,8 @@ def _read_string(request, address, limit, call=_slow):
     raise OSError(errno.EFAULT if size < limit else errno.ENAMETOOLONG, "string")
 
 
-def _read_path(request, address, call=_slow):
-    name = _read_string(request, address, 4096, call)  # PATH_MAX, with the NUL
+def _read_path(request, address):
+    name = _read_string(request, address, 4096)  # PATH_MAX, with the NUL
     if not name:
         raise OSError(errno.ENOENT, "empty path")
     return name
@@ -2718,7 +2746,7 @@ def _on_open(sup, request):
     dirfd, path_at, flags, mode, resolve = _open_arguments(request)
     if flags & os.O_CREAT and flags & os.O_DIRECTORY and not flags & O_PATH:
         return _refuse(errno.EINVAL)  # as from 6.4 on
-    name = _read_path(request, path_at, sup.walker.call)
+    name = _read_path(request, path_at)
     call = _Call(request, "openat", None)
     try:
         start = _directory_of(sup, request, dirfd, name, resolve)
@@ -2973,7 +3001,6 @@ class _Exec:
             if fd < 0:
                 self._fails(-fd, os.path.normpath(path))
             else:
-                self.call.fds.append(fd)
                 self.call.event["path"] = os.fsdecode(path)
                 self._expect(fd, shown, argv or [b""])
             self.sup.listener.check(self.request)
@@ -2993,6 +3020,7 @@ class _Exec:
             if not flags & AT_EMPTY_PATH:
                 return -errno.ENOENT, b"", b""
             fd = self.sup.broker.tasks.descriptor(self.request.task, dirfd)
+            self.call.fds.append(fd)
             return fd, _fd_path(fd), b"/dev/fd/%d" % (dirfd & 0xffffffff)
         start = _directory_of(self.sup, self.request, dirfd, name)
         try:
@@ -3000,6 +3028,8 @@ class _Exec:
             fd, path = self.sup.walker.look(self.request, start, name, nofollow)
             if fd < 0:
                 path = name if start < 0 else os.path.join(_fd_path(start), name)
+            else:
+                self.call.fds.append(fd)
         finally:
             if start >= 0:
                 os.close(start)
@@ -3442,11 +3472,14 @@ class _Broker:
 def _act_on_worker(call):
     """Acts, for as long as that takes. The task, which takes no signal while it is held, gets
     ERESTARTSYS when it has one to handle, as in the kernel (EINTR with a time limit of its own)."""
-    try:
-        reply = call.act()
-    except InterruptedError:
-        reply = _refuse(errno.EINTR)
-    if reply[1] == -errno.EINTR and call.interrupted:
+    while True:
+        try:
+            reply = call.act()
+        except InterruptedError:
+            reply = _refuse(errno.EINTR)
+        if reply is None or reply[1] != -errno.EINTR or call.interrupted:
+            break  # else the signal was meant for what this worker did before
+    if reply is not None and reply[1] == -errno.EINTR:
         if call.sock is None or not any(_socket_option(call.sock, SO_SNDTIMEO, size=16)):
             return _refuse(ERESTARTSYS)
     return reply
@@ -3958,11 +3991,16 @@ class _Supervisor:
 
     def on_supervisor(self, request, function):
         """For a handler: the reply is what `function` returns on the supervisor's thread."""
+        if self.ending:
+            return _refuse(errno.EPERM)
         self.mailbox.post(lambda: self.answer(request, lambda sup, request: function()))
 
     def judge(self, call):
         """Hands the call to the callback if that asks for it, else settles it at once."""
-        if call.family in self.asked:
+        if call.fds and not self.held.take(call):
+            self.fault("%s: too many calls wait already" % (call.family or "sendmsg"))
+            self.refuse_call(call, errno.EAGAIN, "too many calls wait", None)
+        elif call.family in self.asked:
             self.callback.submit(call)
         else:
             self.settle(call)
@@ -4152,6 +4190,7 @@ class _Supervisor:
             self.holds_interval = False
             _hold_switch_interval(False)
         self.mailbox.close()
+        self.held.close()
         self.context.close()
         if self.hosts:
             self.hosts.close()
