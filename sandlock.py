@@ -2193,7 +2193,9 @@ def _bind_unix(sup, call, sock, name):
                                 os.O_DIRECTORY)
     call.fds.append(parent)
     link = b"/proc/self/fd/%d" % parent
-    call.event["path"] = os.fsdecode(os.path.join(os.readlink(link), last))
+    where = os.readlink(link)
+    call.event["path"] = os.fsdecode(os.path.join(where, last))
+    call.identities = _where(sup, parent, where)
     address = struct.pack("=H", AF_UNIX) + link + b"/" + last + b"\0"
     if last in (b"", b".", b".."):
         raise OSError(errno.EADDRINUSE, "name of a socket")
@@ -2261,8 +2263,16 @@ def _on_watch(sup, request):
     try:
         link = b"/proc/self/fd/%d" % target
         sup.listener.check(request)
-        call = _Call(request, "openat", None, path=os.fsdecode(os.readlink(link)))
-        if stat.S_IFMT(os.fstat(target).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        where, info = os.readlink(link), os.fstat(target)
+        call = _Call(request, "openat", None, path=os.fsdecode(where))
+        if sup.context.denies():
+            call.identities = ((info.st_dev, info.st_ino), *_identities_above(sup.walker, where))
+        refusal = sup.context.refusal(call)
+        if refusal:
+            error, reason, field = refusal
+            sup.deny(call, reason, field)
+            return _refuse(error)
+        if stat.S_IFMT(info.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
             return _refuse(errno.EACCES)
         try:
             os.close(os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -2926,6 +2936,7 @@ class _Opening:
                 return self._fails(errno.ELOOP, os.path.join(path, last))
             return self._new(parent, text, links - 1)
         self.call.event["path"] = os.fsdecode(os.path.join(path, last))
+        self.call.identities = _where(self.sup, parent, path)
         self.call.wants_umask = True
         self.call.act = lambda: self._make(last, parent, self.flags | os.O_EXCL | os.O_NOFOLLOW)
 
@@ -3059,8 +3070,9 @@ class _Exec:
             info = os.fstat(fd)
             identities.append((info.st_dev, info.st_ino))
             paths.append(walker.path(fd))
-            head = self._head(fd)
-            words = _script_words(head)
+            words, loader, readable = self._interpreters(fd)
+            if not readable and self.sup.context.denies():
+                raise OSError(errno.EACCES, "a program that cannot be read")
             if not words:
                 break
             argv, shown = words + [shown] + argv[1:], words[0]
@@ -3068,7 +3080,6 @@ class _Exec:
             if fd < 0:
                 break  # so will the kernel find
         self.expected_file, self.expected_argv = identities[-1], argv
-        loader = _elf_interpreter(head)
         if loader:
             fd = self._look_again(loader)
             if fd >= 0:
@@ -3090,15 +3101,15 @@ class _Exec:
             self.call.fds.append(fd)
         return fd
 
-    def _head(self, fd):
-        """The first bytes of a regular file, b"" of what may not be read."""
+    def _interpreters(self, fd):
+        """-> (words of a script's first line, an ELF file's loader or None, whether it can be read)."""
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return b""
+            return [], None, True  # the kernel refuses it
         opened = self.sup.walker.again(fd, os.O_RDONLY | os.O_NONBLOCK)
         if opened < 0:
-            return b""
+            return [], None, False
         try:
-            return os.pread(opened, _PAGE, 0)
+            return _script_words(os.pread(opened, 256, 0)), _elf_interpreter(opened), True
         finally:
             os.close(opened)
 
@@ -3174,6 +3185,12 @@ class _Exec:
             info = os.stat("/proc/%d/exe" % process)
             with open("/proc/%d/cmdline" % process, "rb", 0) as file:
                 line = file.readall()
+            if self.sup.context.denies():
+                loader = _mapped_loader(process)
+                if loader is not None:
+                    about = os.stat(loader)
+                    if self.sup.context.denies_file(loader, (about.st_dev, about.st_ino)):
+                        return False
         except OSError:
             return False
         return ((info.st_dev, info.st_ino) == self.expected_file
@@ -3184,21 +3201,46 @@ def _script_words(head):
     """[interpreter] or [interpreter, argument] of a script, else []; fs/binfmt_script.c."""
     if head[:2] != b"#!":
         return []
-    line = head[2:256].split(b"\n")[0].split(b"\0")[0].strip(b" \t")
+    line = head[2:].split(b"\n")[0].split(b"\0")[0].strip(b" \t")
     cut = next((i for i, c in enumerate(line) if c in b" \t"), len(line))
     return [part for part in (line[:cut], line[cut:].strip(b" \t")) if part]
 
 
-def _elf_interpreter(head):
+def _elf_interpreter(fd):
     """The dynamic loader that a 64-bit ELF file names in PT_INTERP, or None; elf(5)."""
+    head = os.pread(fd, 64, 0)
     if head[:5] != b"\x7fELF\2" or len(head) < 64:
         return None
     offset, (size, count) = struct.unpack_from("=Q", head, 32)[0], struct.unpack_from("=HH", head, 54)
-    for at in range(offset, min(offset + size * count, len(head) - 55), size or 56):
-        kind, start, length = struct.unpack_from("=I4xQ16xQ", head, at)
-        if kind == 3:
-            return head[start:start + length].split(b"\0")[0] or None
+    if size != 56 or offset >= 1 << 62:
+        return None  # the kernel refuses such a file
+    table = os.pread(fd, size * count, offset)
+    for at in range(0, len(table) - size + 1, size):
+        kind, start, length = struct.unpack_from("=I4xQ16xQ", table, at)
+        if kind == 3 and start < 1 << 62:
+            return os.pread(fd, min(length, _PAGE), start).split(b"\0")[0] or None
     return None
+
+
+def _mapped_loader(process):
+    """Path of the loader of a process that has just executed, as the kernel tells it, or None for a
+    static program: what is mapped at AT_BASE; getauxval(3), proc_pid_auxv(5)."""
+    with open("/proc/%d/auxv" % process, "rb", 0) as file:
+        pairs = dict(struct.iter_unpack("=QQ", file.readall()))
+    with open("/proc/%d/maps" % process, "rb") as file:
+        for line in file:
+            words = line.rstrip(b"\n").split(None, 5)
+            if pairs.get(7) and int(words[0].split(b"-")[0], 16) == pairs[7] and len(words) > 5:
+                return os.fsdecode(words[5])
+    return None
+
+
+def _where(sup, parent, path):
+    """Identities of a directory and of those above it, where deny_path asks for them."""
+    if not sup.context.denies():
+        return ()
+    info = os.fstat(parent)
+    return ((info.st_dev, info.st_ino), *_identities_above(sup.walker, path))
 
 
 def _identities_above(walker, path):
@@ -3560,13 +3602,14 @@ class _Memory:
         self._tolerated = 0  # bytes in use when the limit fell below them
         self.has_memfds = False
         self._memfd_device = None
-        self._tmpfs = {}  # path -> bytes in use before; what others write there meanwhile counts too
+        self._tmpfs = {}  # device -> (mount point, bytes in use before; others' writes count too)
         if policy.max_memory is not None:
-            kinds = {os.stat(point).st_dev for kind, point, _ in _mounts() if kind == b"tmpfs"
-                     and os.path.isdir(point)}
-            for path in policy.fs_writable:
-                if os.path.exists(path) and os.stat(path).st_dev in kinds:
-                    self._tmpfs[path] = self._used(path)
+            writable = [os.path.realpath(path) for path in policy.fs_writable]
+            for kind, point, _ in _mounts():
+                point = os.fsdecode(point)
+                if kind == b"tmpfs" and os.path.isdir(point) and any(
+                        _is_beneath(point, path) or _is_beneath(path, point) for path in writable):
+                    self._tmpfs[os.stat(point).st_dev] = (point, self._used(point))
 
     def limit(self):
         return self._sup.context.max_memory()
@@ -3578,21 +3621,24 @@ class _Memory:
 
     @staticmethod
     def of(pid):
-        """Bytes of a process that are its own: data, stack, huge pages."""
+        """Bytes of a process that are its own: data and stack, or what of its pages is in use (those
+        made read-only since are no data any more), and huge pages."""
         status = _task_status(pid)
-        return sum(int(status.get(name, "0").split()[0]) for name in ("VmData", "VmStk", "HugetlbPages")) << 10
+        mapped, used, huge = (
+            sum(int(status.get(name, "0").split()[0]) << 10 for name in names)
+            for names in (("VmData", "VmStk"), ("RssAnon", "VmSwap"), ("HugetlbPages",)))
+        return max(mapped, used) + huge
 
     def _take_stock(self):
-        """-> ({pid: bytes of its own}, bytes of all, the shared ones included)."""
+        """-> ({pid: bytes of its own}, {pid: bytes that it shares}, bytes of all)."""
         own = {pid: self.of(pid) for pid in self._sup.members()}
-        mapped = sum(_shared_memory(pid) for pid in own)
-        files = sum(max(0, self._used(path) - before) for path, before in self._tmpfs.items())
-        if self.has_memfds:
-            files += self._memfds(own)
-        return own, sum(own.values()) + max(mapped, files)  # a file that is mapped counts once
+        files = self._memfds(own) if self.has_memfds else {}
+        shared = {pid: _shared_memory(pid, set(files) | set(self._tmpfs)) for pid in own}
+        written = sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values())
+        return own, shared, (sum(own.values()) + sum(shared.values()) + sum(files.values()) + written)
 
     def _memfds(self, pids):
-        """Bytes of the files in memory that any process has open; each counts once."""
+        """{(device, inode): bytes} of the files in memory that any process has open."""
         if self._memfd_device is None:
             fd = _memfd(b"sandlock", MFD_CLOEXEC)
             self._memfd_device = os.fstat(fd).st_dev
@@ -3605,13 +3651,13 @@ class _Memory:
                 except OSError:
                     continue  # it was closed
                 if info.st_dev == self._memfd_device:
-                    sizes[info.st_ino] = info.st_blocks * 512
-        return sum(sizes.values())
+                    sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
+        return sizes
 
     def fits(self, more):
         """Whether the sandbox may grow by that; gives out the limits anew."""
         with self._lock:
-            own, total = self._take_stock()
+            own, _, total = self._take_stock()
             self._divide(own, total)
             return total + more <= self.limit()
 
@@ -3623,23 +3669,25 @@ class _Memory:
                 self._look(tolerate)
 
     def _look(self, tolerate):
-        own, total = self._take_stock()
+        own, shared, total = self._take_stock()
         if tolerate or total < self._tolerated:
             self._tolerated = total
-        if total > max(self.limit(), self._tolerated) and own:
-            pid = max(own, key=own.get)
+        while total > max(self.limit(), self._tolerated) and own:
+            pid = max(own, key=lambda pid: own[pid] + shared[pid])
+            size = own.pop(pid) + shared[pid]
             self._sup.record(self._sup.denials, Denial(
                 reason="the sandbox uses %d bytes; its largest process was killed" % total,
                 field="max_memory", event=SyscallEvent(pid=pid, category=SyscallCategory.MEMORY,
-                                                       size=own[pid], denied=True)))
+                                                       size=size, denied=True)))
             self._sup.broker.call(_signal_members, [pid], signal.SIGKILL)
-            total -= own.pop(pid)  # for the others
+            total -= size  # for the others
         self._divide(own, total)
 
     def _divide(self, own, total):
         left = max(0, self.limit() - total)
-        for pid, used in own.items():
-            limit, now = used + left, rlimit64()
+        for pid in own:
+            data = int(_task_status(pid).get("VmData", "0").split()[0]) << 10  # what the limit is on
+            limit, now = data + left, rlimit64()
             try:
                 _call("prlimit64", pid, RLIMIT_DATA, 0, _address(now))
                 now.rlim_max = min(now.rlim_max, self.limit())
@@ -3662,16 +3710,36 @@ def _memfd(name, flags):
     return _call("memfd_create", _address(text), flags)
 
 
-def _shared_memory(pid):
-    """Bytes of shared memory that a process has touched, divided by those who share it; proc(5)."""
+def _is_beneath(path, top):
+    return path == top or path.startswith(top.rstrip("/") + "/")
+
+
+def _shared_memory(pid, counted):
+    """Bytes of shared memory that a process has touched, divided by those who share it, but for the
+    files and devices that are `counted` already; proc_pid_smaps(5)."""
     if _task_status(pid).get("RssShmem", "0 kB") == "0 kB":
         return 0
     try:
-        with open("/proc/%d/smaps_rollup" % pid, "rb") as file:
-            rows = dict(line.partition(b":")[::2] for line in file.read().splitlines())
-        return int(rows.get(b"Pss_Shmem", b"0").split()[0]) << 10
+        with open("/proc/%d/smaps" % pid, "rb") as file:
+            lines = file.read().splitlines()
     except OSError:
         return 0  # it ended
+    total, counts = 0, False
+    for line in lines:
+        words = line.split()
+        if not words[0].endswith(b":"):  # a mapping: range, permissions, offset, device, inode, name
+            major, minor = (int(n, 16) for n in words[3].split(b":"))
+            device = os.makedev(major, minor)
+            counts = (words[1][3:] == b"s" and device not in counted
+                      and (device, int(words[4])) not in counted and _is_in_memory(words[5:6]))
+        elif counts and words[0] == b"Pss:":
+            total += int(words[1]) << 10
+    return total
+
+
+def _is_in_memory(name):
+    """Shared anonymous memory, memfds, System V segments, and what lies on a tmpfs of /dev/shm."""
+    return not name or name[0].startswith((b"/dev/zero", b"/memfd:", b"/SYSV", b"/dev/shm/"))
 
 
 def _descendants(root):
@@ -4706,13 +4774,15 @@ class PolicyContext:
     def denies(self):
         return bool(self._denied)
 
+    def denies_file(self, path, *identities):
+        """Whether deny_path names a file, one above it, or the same by another name."""
+        with self._lock:
+            return any(objects.intersection(identities) or any(_is_beneath(path, name) for name in names)
+                       for names, objects in self._denied.values())
+
     def _denied_path(self, call):
-        for names, identities in self._denied.values():
-            if identities.intersection(call.identities):
-                return errno.EACCES, "deny_path", "policy_fn"
-            for path in (call.event["path"], *call.paths):
-                if any(path == name or path.startswith(name.rstrip("/") + "/") for name in names):
-                    return errno.EACCES, "deny_path", "policy_fn"
+        if any(self.denies_file(path, *call.identities) for path in (call.event["path"], *call.paths)):
+            return errno.EACCES, "deny_path", "policy_fn"
         return None
 
     def close(self):
