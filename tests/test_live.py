@@ -780,3 +780,72 @@ def test_the_descriptors_of_waiting_calls_are_bounded_and_gone_at_the_end():
         result = process.wait(60)
     assert 100 < int(result.stdout) < 400 and any("too many" in line for line in result.policy_errors)
     assert eventually(lambda: clean(before))
+
+
+def far_interpreter(path, loader):
+    """A copy of a program whose PT_INTERP names `loader`, in a string behind everything else."""
+    import struct
+    data = bytearray(open(compiled("int main(void) { return 0; }"), "rb").read())
+    offset, (size, count) = struct.unpack_from("=Q", data, 32)[0], struct.unpack_from("=HH", data, 54)
+    for at in range(offset, offset + size * count, size):
+        if struct.unpack_from("=I", data, at)[0] == 3:
+            text = os.fsencode(str(loader)) + b"\0"
+            struct.pack_into("=Q", data, at + 8, len(data))
+            struct.pack_into("=QQ", data, at + 32, len(text), len(text))
+            data += text
+    path.write_bytes(data)
+    path.chmod(0o755)
+
+
+def test_a_denied_loader_is_found_wherever_it_is_named(tmp_path):
+    tool, far, hidden = tmp_path / "tool", tmp_path / "far", tmp_path / "hidden"
+    shutil.copy("/bin/true", tool)
+    far_interpreter(far, tool)
+    shutil.copy("/bin/echo", hidden)
+    hidden.chmod(0o111)  # of what cannot be read nobody can tell the loader
+    command = ["sh", "-c", "%s || echo $?" % far]
+    fields = dict(fs_readable=SYSTEM_PATHS + (tmp_path,), policy_events=["file"])
+    assert Sandbox(policy_fn=lambda e, c: c.deny_path(tool), **fields).run(command).stdout == b"126\n"
+    assert Sandbox(policy_fn=lambda e, c: None, **fields).run(command).stdout != b"126\n"
+    if os.geteuid() != 0:
+        command = ["sh", "-c", "%s ran || echo $?" % hidden]
+        assert Sandbox(policy_fn=lambda e, c: c.deny_path(tool), **fields).run(command).stdout == b"126\n"
+        assert Sandbox(policy_fn=lambda e, c: None, **fields).run(command).stdout == b"ran\n"
+
+
+def test_nothing_is_made_or_watched_beneath_a_denied_directory_that_was_renamed(tmp_path):
+    code = ("import ctypes, errno, os, socket\nlibc = ctypes.CDLL(None, use_errno=True)\nos.mkdir('den'); open('/etc/hostname').close()\n"
+            "os.rename('den', 'den2')\ntry: open('den2/new', 'w').close(); print('made')\nexcept OSError as e: print(e.errno)\n"
+            "print(libc.inotify_add_watch(libc.inotify_init1(0), b'den2', 0xfff) < 0)\n"
+            "s = socket.socket(socket.AF_UNIX)\ntry: s.bind('den2/s'); print('bound')\nexcept OSError as e: print(e.errno)")
+    def judge(event, ctx):
+        if event.path_contains("hostname"):
+            ctx.deny_path(tmp_path / "den")
+    fields = dict(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, policy_events=["file", "network"])
+    command = [sys.executable, "-S", "-c", code]
+    assert Sandbox(policy_fn=judge, **fields).run(command).stdout.split() == [b"13", b"True", b"13"]
+    shutil.rmtree(tmp_path / "den2")
+    assert Sandbox(policy_fn=lambda e, c: None, **fields).run(command).stdout.split() == [b"made", b"False", b"bound"]
+
+
+def test_no_descriptor_is_left_by_calls_that_fail_or_end_with_the_run(tmp_path):
+    (tmp_path / "x").write_text("x")
+    before = snapshot()
+    code = ("import ctypes, os\nlibc = ctypes.CDLL(None)\nmsg = ctypes.create_string_buffer(56)\n"
+            "fd = os.open('/etc/hostname', os.O_RDONLY)\nfor _ in range(30): libc.sendmsg(fd, msg, 0)\nprint('end')")
+    fields = dict(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, net_allow=["unix://"])
+    for user in (None, "1234:1234") if os.geteuid() == 0 else (None,):
+        command = ["/usr/bin/python3" if user else sys.executable, "-S", "-c", code]
+        assert Sandbox(user=user, **dict(fields, cwd="/")).run(command).stdout == b"end\n"
+    makes = "import os, threading\ndef go(n):\n    i = 0\n    while True: open('f%d-%d' % (n, i), 'w').close(); i += 1\n" \
+            "[threading.Thread(target=go, args=(n,)).start() for n in range(8)]"
+    for _ in range(6):
+        Sandbox(policy_fn=lambda e, c: None, policy_events=["file"], **fields).run([sys.executable, "-S", "-c", makes], timeout=0.3)
+    assert eventually(lambda: clean(before)), (before, snapshot())
+
+
+def test_a_full_mailbox_delays_neither_timeout_nor_kill():
+    code = ("import mmap, threading\ndef go():\n    while True:\n        try: mmap.mmap(-1, 2 << 20).close()\n        except OSError: pass\n"
+            "[threading.Thread(target=go).start() for _ in range(40)]")
+    result = box(max_memory="4G").run([sys.executable, "-S", "-c", code], timeout=1)
+    assert result.reason == ExitReason.TIMEOUT and result.duration < 5

@@ -138,3 +138,44 @@ def test_shared_memory_of_many_is_counted_once():
             "for _ in range(5):\n    if os.fork() == 0: m.seek(0); m.read(); time.sleep(0.5); os._exit(0)\n"
             "print(sum(os.wait()[1] for _ in range(5)))")
     assert box(max_memory="500M").run([sys.executable, "-S", "-c", code]).stdout == b"0\n"
+
+
+# -- found by an attacker ----------------------------------------------------------------------------
+
+EVADERS = r"""
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(int n, char **a) {
+    if (a[1][0] == 'r') {  /* dirty pages that are made read-only, in small steps */
+        for (int i = 0; i < 200; i++) {
+            char *p = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (p == MAP_FAILED) { puts("ENOMEM"); return 0; }
+            memset(p, 1, 1 << 20); mprotect(p, 1 << 20, PROT_READ); usleep(5000);
+        }
+    } else {               /* shared memory, and beside it a file that is not mapped */
+        char *p = mmap(0, 60 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0); static char b[1 << 20];
+        if (p == MAP_FAILED) { puts("ENOMEM"); return 0; }
+        memset(p, 1, 60 << 20);
+        int fd = memfd_create("x", 0); for (int i = 0; i < 60; i++) { write(fd, b, sizeof b); usleep(5000); }
+        sleep(1);
+    }
+    puts("held"); return 0;
+}"""
+
+
+@pytest.mark.parametrize("how", ["read-only", "two"])
+def test_memory_that_no_limit_of_the_kernel_counts(how):
+    payload = compiled(EVADERS)
+    fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),))
+    assert Sandbox(max_memory="400M", **fields).run([payload, how], timeout=30).stdout == b"held\n"
+    assert Sandbox(max_memory="100M", **fields).run([payload, how], timeout=30).stdout != b"held\n"
+
+
+def test_a_tmpfs_beneath_a_writable_path_counts(tmp_path):
+    if not os.path.ismount("/dev/shm"):
+        pytest.skip("no tmpfs on /dev/shm here")
+    result = limited("80M", "d", 400, fs_writable=["/dev"])
+    assert result.exit_code == -9 and result.denials[-1].field == "max_memory"
