@@ -239,3 +239,15 @@ def test_a_directory_deeper_than_path_max_leaks_nothing(tmp_path):
         [sys.executable, "-S", "-c", code], timeout=20)
     assert result.stdout == b"%d\n" % errno.ENAMETOOLONG and eventually(lambda: clean(before)), result
     subprocess.run(["rm", "-rf", str(tmp_path / ("d" * 200))], check=True)
+
+
+def test_a_new_file_is_at_no_moment_wider_than_the_tasks_umask(tmp_path, monkeypatch):
+    """What is mended afterwards only ever widens it."""
+    monkeypatch.setattr(sandlock, "_mend_mode", lambda *args: None)
+    before = os.umask(0)  # the host's: the widest
+    try:
+        result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, policy_fn=allow, policy_events=["file"]).run(
+            ["sh", "-c", "umask 077; : > made"])
+    finally:
+        os.umask(before)
+    assert result.success and os.stat(tmp_path / "made").st_mode & 0o777 == 0o600

@@ -767,7 +767,10 @@ def test_what_is_told_is_bounded_in_bytes():
     assert 0 < len(result.denials) < 20
 
 
-def test_the_descriptors_of_waiting_calls_are_bounded_and_gone_at_the_end():
+@pytest.mark.parametrize("other", ["WAITING", "LIMIT"])
+def test_the_descriptors_of_waiting_calls_are_bounded_and_gone_at_the_end(other, monkeypatch):
+    """Two bounds; each holds without the other."""
+    monkeypatch.setattr(*{"WAITING": (sandlock._Callback, "WAITING"), "LIMIT": (sandlock._Held, "LIMIT")}[other], 10 ** 6)
     release, before = threading.Event(), snapshot()
     payload = compiled(MANY.replace("i < 64", "i < 400"))
     sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), policy_events=["openat"], policy_timeout=20.0,
@@ -775,7 +778,8 @@ def test_the_descriptors_of_waiting_calls_are_bounded_and_gone_at_the_end():
     with sandbox.popen([payload], stdout=1) as process:
         assert eventually(lambda: process._supervisor.held.count > 400)
         time.sleep(0.5)
-        assert len(os.listdir("/proc/self/fd")) < 512 + 64 + 60  # and what the broker keeps for each task
+        assert len(os.listdir("/proc/self/fd")) < 3 * 256 + 64 + 60  # and what the broker keeps for each task
+        assert other == "LIMIT" or process._supervisor.held.count <= 512
         release.set()
         result = process.wait(60)
     assert 100 < int(result.stdout) < 400 and any("too many" in line for line in result.policy_errors)
@@ -837,15 +841,27 @@ def test_no_descriptor_is_left_by_calls_that_fail_or_end_with_the_run(tmp_path):
     for user in (None, "1234:1234") if os.geteuid() == 0 else (None,):
         command = ["/usr/bin/python3" if user else sys.executable, "-S", "-c", code]
         assert Sandbox(user=user, **dict(fields, cwd="/")).run(command).stdout == b"end\n"
-    makes = "import os, threading\ndef go(n):\n    i = 0\n    while True: open('f%d-%d' % (n, i), 'w').close(); i += 1\n" \
-            "[threading.Thread(target=go, args=(n,)).start() for n in range(8)]"
-    for _ in range(6):
-        Sandbox(policy_fn=lambda e, c: None, policy_events=["file"], **fields).run([sys.executable, "-S", "-c", makes], timeout=0.3)
     assert eventually(lambda: clean(before)), (before, snapshot())
 
 
+def test_a_call_that_is_still_on_its_way_when_the_run_ends_leaves_nothing(tmp_path, monkeypatch):
+    before = snapshot()
+    monkeypatch.setattr(sandlock._Supervisor, "find_umasks", lambda self, call: None)  # it never comes to its turn
+    result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], policy_fn=lambda e, c: None, policy_events=["file"]).run(
+        ["sh", "-c", "for i in 1 2 3 4; do : > %s/made$i & done; wait" % tmp_path], timeout=0.5)
+    assert result.reason == ExitReason.TIMEOUT and not os.listdir(tmp_path)
+    assert eventually(lambda: clean(before)), (before, snapshot())
+
+
+HAMMER = r"""
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+static void *go(void *x) { for (;;) { void *p = mmap(0, 2 << 20, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); if (p != MAP_FAILED) munmap(p, 2 << 20); } }
+int main(void) { pthread_t t; alarm(9); for (int i = 0; i < 48; i++) pthread_create(&t, 0, go, 0); pause(); return 0; }"""
+
+
 def test_a_full_mailbox_delays_neither_timeout_nor_kill():
-    code = ("import mmap, threading\ndef go():\n    while True:\n        try: mmap.mmap(-1, 2 << 20).close()\n        except OSError: pass\n"
-            "[threading.Thread(target=go).start() for _ in range(40)]")
-    result = box(max_memory="4G").run([sys.executable, "-S", "-c", code], timeout=1)
+    payload = compiled(HAMMER, "-pthread")
+    result = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), max_memory="4G").run([payload], timeout=1)
     assert result.reason == ExitReason.TIMEOUT and result.duration < 5
