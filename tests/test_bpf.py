@@ -133,6 +133,10 @@ def test_argument_rules(name):
     (dict(net_allow=["udp://10.0.0.0/8"]), UDP_RULES), (dict(net_allow=["example.org:53"]), UDP_RULES),
     (dict(net_deny=["10.0.0.0/8"]), UDP_RULES), (dict(net_allow=["unix://"]), UNIX_RULES),
     (dict(policy_fn=print, policy_events=["memory"]), GROWTH_RULES),
+    (dict(max_memory="1G"), GROWTH_RULES + [
+        ("setrlimit", (2, 8), EPERM), ("setrlimit", (HIGH | 2, 8), EPERM), ("setrlimit", (7, 8), ALLOW),
+        ("prlimit64", (0, 2, 8), EPERM), ("prlimit64", (0, 2, 1 << 32), EPERM), ("prlimit64", (5, 2, 8), EPERM),
+        ("prlimit64", (0, 2, 0), ALLOW), ("prlimit64", (5, 2, 0), NOTIFY), ("prlimit64", (0, 7, 8), ALLOW)]),
     (dict(net_allow=["tcp://*:80"]), RULES)])
 def test_rules_that_a_policy_adds(name, fields, rules):
     arch, code = sandlock._ARCHITECTURES[name], program(name, **fields)
