@@ -667,7 +667,11 @@ RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_NOFILE = 0, 1, 2, 7
 PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 2, 16
-AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
+AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EACCESS, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = (
+    -100, 0x100, 0x200, 0x400, 0x1000)  # linux/fcntl.h
+AT_REMOVEDIR = 0x200
+_STAT_SIZE, _STATX_SIZE, _STATFS_SIZE = 144 if os.uname().machine == "x86_64" else 128, 256, 120
+XATTR_NAME_MAX, XATTR_SIZE_MAX = 255, 65536  # linux/limits.h
 _PAGE = 4096  # or a multiple
 IN_ONLYDIR, IN_DONT_FOLLOW = 0x01000000, 0x02000000
 O_TMPFILE = 0o20000000 | os.O_DIRECTORY
@@ -987,11 +991,18 @@ def _write_memory(tid, address, data):
                   _IOVEC.pack(address, len(data)), 1, _ZERO), "process_vm_writev")
 
 
+class _Mount(_Record):
+    """`kind` of filesystem, mount `point`, `options` of its own, `device` as "major:minor", and the
+    directory of that device which is mounted, its `root`. All bytes."""
+    _fields = dict(kind=b"", point=b"", options=b"", device=b"", root=b"")
+
+
 def _mounts():
-    """(type, mount point, options) of every mount of the host; proc_pid_mountinfo(5)."""
+    """Every mount of the host; proc_pid_mountinfo(5)."""
     with open("/proc/self/mountinfo", "rb") as file:
         rows = [line.split() for line in file]
-    return [(row[row.index(b"-") + 1].split(b".")[0], _unescape(row[4]), row[-1]) for row in rows]
+    return [_Mount(kind=row[row.index(b"-") + 1].split(b".")[0], point=_unescape(row[4]),
+                   options=row[-1], device=row[2], root=_unescape(row[3])) for row in rows]
 
 
 def _unescape(text):
@@ -1124,10 +1135,17 @@ def _create_ruleset(fs, net, scoped):
 
 def _inner_ruleset(abi):
     """What makes the program's domain a child of the broker's: the scopes alone, since the outer
-    layer's rules bind it already and every layer with rules costs each path walk. Below ABI 6,
-    where a ruleset must handle something, a right that is never granted."""
-    scoped = _bits("scoped", None, abi)
-    return _create_ruleset(0 if scoped else _bits("fs", "MAKE_BLOCK"), 0, scoped)
+    layer's rules bind it already. A layer that does not grant REFER refuses it, though, and with it
+    every rename to another directory; landlock(7). ABI 1 does so anyway."""
+    refer = _bits("fs", "REFER", abi)
+    ruleset = _create_ruleset(refer or _bits("fs", "MAKE_BLOCK"), 0, _bits("scoped", None, abi))
+    try:
+        if refer:
+            _allow_path(ruleset, "/", refer)
+    except OSError as e:
+        os.close(ruleset)
+        raise LaunchError("landlock_add_rule", e.errno, "/") from e
+    return ruleset
 
 
 def _landlock_ruleset(policy, abi):
@@ -1214,7 +1232,7 @@ _FINDING = "finding processes that hide, to count and to end them"
 def _proc_hides_processes():
     """Whether /proc shows an ordinary user only what it may ptrace; hidepid in proc(5)."""
     try:
-        options = b",".join(options for _, point, options in _mounts() if point == b"/proc")
+        options = b",".join(mount.options for mount in _mounts() if mount.point == b"/proc")
     except OSError as e:
         raise UnsupportedError("processes", "proc(5) on /proc", str(e)) from e
     return any(b"hidepid=" + value in options.split(b",")
@@ -1222,13 +1240,7 @@ def _proc_hides_processes():
 
 
 def _require_enforceable(policy, abi):
-    """The protections that best_effort leaves out; UnsupportedError without it, or for a field
-    whose enforcement does not exist yet."""
-    later = ["fs_denied"] * bool(policy.fs_denied) + [
-        "policy_events: " + name for name in policy.policy_events * (policy.policy_fn is not None)
-        if name in _EVENTS["file"] and name != "openat"]
-    if later:
-        raise UnsupportedError(later[0], "a later version of sandlock", __version__)
+    """The protections that best_effort leaves out; UnsupportedError without it."""
     if _ARCH is None:
         raise UnsupportedError("architecture", " or ".join(_ARCHITECTURES), os.uname().machine)
     if not _kernel_flags().listener:
@@ -1648,6 +1660,12 @@ class _Request:
     def claim(self):
         return self._unclaimed.acquire(False)
 
+    def again(self):
+        """The same one, to be judged once more."""
+        request = _Request(self.id, self.tid, self.nr, self.args)
+        request.task = self.task
+        return request
+
 
 class _Listener:
     """The descriptor of seccomp_unotify(2): one thread receives, any number reply.
@@ -1863,15 +1881,17 @@ class _Call:
     goes on with it. `where`: anywhere, on the broker's thread, or, if it may block, on a worker;
     both are confined. `fds`: closed when the call is over. `address`:
     (version, number) of a network peer, and `identities`: (device, inode) of existing files, for
-    the live rules. `failed`: the kernel has refused it. `umasks`: the task's and the host's, read
-    before acting where it `wants_umask`.
+    the live rules; `linked`: the file has other names, `moves`: the name is given to something else.
+    `failed`: the kernel has refused it, or will. `umasks`, the task's and the host's, and the
+    task's `size_limit` (RLIMIT_FSIZE) are read before acting where it `wants_status`.
     """
 
-    address, identities, failed, umasks, wants_umask = None, (), False, None, False
+    address, identities, failed, umasks, size_limit, wants_status = None, (), False, None, None, False
     sock, datagram, message = None, False, None
     worker, interrupted, seen_pending = None, False, 0
     submitted = 0.0  # to the callback, time.monotonic()
     held = None      # (_Held, number of descriptors counted there)
+    linked = moves = False
     silent = False   # goes by the callback's thread without asking it
     paths = ()       # of interpreters, besides the event's own
 
@@ -2087,7 +2107,7 @@ def _socket_call(sup, request, family, fd, sockaddr, act):
         call.sock, call.datagram = sock, kind == SOCK_DGRAM
         call.act = lambda: act(call, sock, sockaddr)
         if domain == AF_UNIX:
-            call.act = _resolve_unix(call, sockaddr, act, sock)
+            call.act = _resolve_unix(sup, call, sockaddr, act, sock)
         elif domain in (AF_INET, AF_INET6):
             used = _judge_inet(sup, call, domain, kind, sockaddr)
             call.act = lambda: act(call, sock, used)
@@ -2125,7 +2145,7 @@ def _judge_inet(sup, call, domain, kind, sockaddr):
             + sockaddr[24:28].ljust(4, b"\0"))
 
 
-def _resolve_unix(call, sockaddr, act, sock):
+def _resolve_unix(sup, call, sockaddr, act, sock):
     """Abstract addresses are the kernel's to judge (the broker is in the sandbox's scope). A path
     is resolved inside the domain, once; Landlock itself says whether it may be written: opening a
     socket file for writing asks that before it fails with ENXIO, as it always does."""
@@ -2135,8 +2155,11 @@ def _resolve_unix(call, sockaddr, act, sock):
     target = _open_beneath_task(call.request.tid, name)
     call.fds.append(target)
     link = b"/proc/self/fd/%d" % target
-    call.event["path"] = os.fsdecode(os.readlink(link))
-    if not stat.S_ISSOCK(os.fstat(target).st_mode):
+    where, info = os.readlink(link), os.fstat(target)
+    call.event["path"] = os.fsdecode(where)
+    if sup.context.denies():
+        call.identities = ((info.st_dev, info.st_ino), *_identities_above(sup.walker, where))
+    if not stat.S_ISSOCK(info.st_mode):
         call.refusal = (errno.ECONNREFUSED, "not a socket", None)
         return None
     try:
@@ -2210,7 +2233,7 @@ def _bind_unix(sup, call, sock, name):
             call.fds.append(made)
             _mend_mode(made, 0o777, call.umasks)
         return _return(0)
-    call.act, call.wants_umask = act, True
+    call.act, call.wants_status = act, True
     return sup.judge(call)
 
 
@@ -2591,14 +2614,21 @@ class _Walker:
     def __init__(self):
         mounts = _mounts()
         # With the GIL held a walk costs no switch between threads, but it must not wait for anybody.
-        quick = all(kind in _LOCAL_FILESYSTEMS for kind, _, _ in mounts)
+        quick = all(mount.kind in _LOCAL_FILESYSTEMS for mount in mounts)
         self.call = _quick if quick else _slow
-        self.proc = tuple(point.rstrip(b"/") + b"/" for kind, point, _ in mounts if kind == b"proc")
+        self.proc = tuple(mount.point.rstrip(b"/") + b"/" for mount in mounts if mount.kind == b"proc")
         self.fds = _high_fd(os.open("/proc/self/fd", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def path(self, fd):
         """Where a descriptor of ours leads, as the kernel tells it."""
         return os.readlink(b"%d" % fd, dir_fd=self.fds)
+
+    def identity(self, path):
+        """(device, inode) of what has that path, or None."""
+        info = ctypes.create_string_buffer(_STAT_SIZE)
+        if self.call(_NR["newfstatat"], AT_FDCWD, path, info, AT_SYMLINK_NOFOLLOW) < 0:
+            return None
+        return struct.unpack_from("=QQ", info)  # st_dev, st_ino
 
     def again(self, fd, flags):
         """The object of an O_PATH descriptor opened with these flags, or -errno."""
@@ -2693,6 +2723,16 @@ class _Walker:
         finally:
             os.close(link)
 
+    def link_text(self, request, fd):
+        """What a symbolic link says, to the task: /proc/self has another text for each reader."""
+        where = self.path(fd)
+        for root in self.proc:
+            if where == root + b"self":
+                return b"%d" % request.task.process
+            if where == root + b"thread-self":
+                return b"%d/task/%d" % (request.task.process, request.tid)
+        return os.readlink(b"", dir_fd=fd)
+
     def _refuse_host(self, fd):
         """EACCES for what belongs to a thread of the host; the kernel refuses its own process
         nothing."""
@@ -2747,7 +2787,79 @@ def _directory_of(sup, request, dirfd, name, resolve=0):
     if dirfd & 0xffffffff == AT_FDCWD & 0xffffffff:
         return _result(sup.walker.open(AT_FDCWD, b"/proc/%d/cwd" % request.tid,
                                        O_PATH | os.O_DIRECTORY), "cwd")
-    return sup.broker.tasks.descriptor(request.task, dirfd)
+    try:
+        return sup.broker.tasks.descriptor(request.task, dirfd)
+    except PermissionError:  # a container's profile refuses pidfd_getfd: to walk from, this will do
+        return _result(sup.walker.open(AT_FDCWD, b"/proc/%d/fd/%d" % (request.tid, dirfd & 0xffffffff),
+                                       O_PATH), "descriptor")
+
+
+class _Path:
+    """A path that a call names, looked up once: what is judged is what is acted upon. find() looks
+    for the object, place() for a name in a directory; both tell the call's event. Where that fails,
+    so does the call: as the kernel says, whatever the callback answers."""
+
+    def __init__(self, sup, call, dirfd, name, resolve=0):
+        self.sup, self.call, self.walker, self.name = sup, call, sup.walker, name
+        self.start = _directory_of(sup, call.request, dirfd, name, resolve)
+        if self.start >= 0:
+            call.fds.append(self.start)
+        sup.listener.check(call.request)
+
+    def find(self, flags):
+        """O_PATH descriptor of the object, or None."""
+        fd, path = self.walker.look(self.call.request, self.start, self.name, flags)
+        if fd < 0:
+            self.fails(-fd, self.best_path())
+            return None
+        self.call.fds.append(fd)
+        self.tell(path, os.fstat(fd))
+        return fd
+
+    def place(self):
+        """(O_PATH descriptor of the directory, name in it), or None. Slashes at the end stay: the
+        kernel then wants a directory there."""
+        stripped = self.name.rstrip(b"/")
+        head, slash, last = stripped.rpartition(b"/")
+        parent, where = self.walker.look(self.call.request, self.start, head or slash or b".", os.O_DIRECTORY)
+        if parent < 0:
+            self.fails(-parent, self.best_path())
+            return None
+        self.call.fds.append(parent)
+        path = os.path.normpath(os.path.join(where, last))
+        self.call.event["path"] = os.fsdecode(path)
+        if self.sup.context.denies():
+            self.call.identities = _where(self.sup, parent, where)
+            child = self.walker.open(parent, last, O_PATH | os.O_NOFOLLOW)
+            if child >= 0:
+                self.call.fds.append(child)
+                self.tell(path, os.fstat(child))
+        self.call.failed = not self.sup.may_write(self.call.event["path"])
+        return parent, self.name[len(head + slash):] if last else b"/"
+
+    def tell(self, path, info):
+        call = self.call
+        call.event["path"] = os.fsdecode(path)
+        call.identities = ((info.st_dev, info.st_ino),)
+        call.linked = info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode)
+        if self.sup.context.denies():
+            call.identities += tuple(_identities_above(self.walker, path))
+
+    def fails(self, error, path):
+        """The kernel's own refusal."""
+        self.call.event["path"] = os.fsdecode(path)
+        self.call.failed = error in (errno.EACCES, errno.EPERM)
+        self.call.act, self.call.where = (lambda: _refuse(error)), _ANYWHERE
+
+    def best_path(self):
+        """Of what cannot be reached: as far as it can be, the rest by name."""
+        head, slash, tail = self.name.rstrip(b"/").rpartition(b"/")
+        fd, path = self.walker.look(self.call.request, self.start, head or slash or b".", os.O_DIRECTORY)
+        if fd >= 0:
+            os.close(fd)
+            return os.path.join(path, tail)
+        base = b"/" if self.start < 0 else _fd_path(self.start)
+        return os.path.normpath(os.path.join(base, self.name))
 
 
 def _on_open(sup, request):
@@ -2759,23 +2871,19 @@ def _on_open(sup, request):
     name = _read_path(request, path_at)
     call = _Call(request, "openat", None)
     try:
-        start = _directory_of(sup, request, dirfd, name, resolve)
-        if start >= 0:
-            call.fds.append(start)
-        sup.listener.check(request)
-        _Opening(sup, call, start, name, flags, mode, resolve).resolve()
+        _Opening(sup, call, dirfd, name, flags, mode, resolve).resolve()
         return sup.judge(call)
     except BaseException:
         call.close()
         raise
 
 
-class _Opening:
+class _Opening(_Path):
     """One open: resolve() finds what it is about and sets the call's event and act."""
 
-    def __init__(self, sup, call, start, name, flags, mode, resolve):
-        self.sup, self.call, self.walker = sup, call, sup.walker
-        self.start, self.name, self.mode, self.rules = start, name, mode, resolve
+    def __init__(self, sup, call, dirfd, name, flags, mode, resolve):
+        super().__init__(sup, call, dirfd, name, resolve)
+        self.mode, self.rules = mode, resolve
         if flags & O_PATH:
             flags &= O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self.flags = flags
@@ -2789,7 +2897,7 @@ class _Opening:
             fd, _ = self.walker.look(self.call.request, self.start, self.name, os.O_DIRECTORY, self.rules)
             if fd >= 0:
                 self.call.fds.append(fd)
-            self._fails(errno.EISDIR if fd >= 0 else -fd, os.path.join(self._best_path(), b""))
+            self.fails(errno.EISDIR if fd >= 0 else -fd, os.path.join(self.best_path(), b""))
             return
         nofollow = os.O_NOFOLLOW if self.creates and self.flags & os.O_EXCL else 0
         fd, path = self.walker.look(
@@ -2801,47 +2909,28 @@ class _Opening:
         elif fd == -errno.ENOENT and self.creates:
             self._new(self.start, self.name, _Walker.MAX_LINKS)
         else:
-            self._fails(-fd, self._best_path())
-
-    def _fails(self, error, path):
-        """The kernel's own refusal: told to the callback, which cannot undo it."""
-        self.call.event["path"] = os.fsdecode(path)
-        self.call.failed = error in (errno.EACCES, errno.EPERM)
-        self.call.act, self.call.where = (lambda: _refuse(error)), _ANYWHERE
-
-    def _best_path(self):
-        """Of what cannot be reached: as far as it can be, the rest by name."""
-        head, slash, tail = self.name.rstrip(b"/").rpartition(b"/")
-        fd, path = self.walker.look(self.call.request, self.start, head or slash or b".", os.O_DIRECTORY)
-        if fd >= 0:
-            os.close(fd)
-            return os.path.join(path, tail)
-        base = b"/" if self.start < 0 else _fd_path(self.start)
-        return os.path.normpath(os.path.join(base, self.name))
+            self.fails(-fd, self.best_path())
 
     def _existing(self, fd, path):
         info = os.fstat(fd)
         kind, flags, call = stat.S_IFMT(info.st_mode), self.flags, self.call
-        call.identities = ((info.st_dev, info.st_ino),)
-        if self.sup.context.denies():
-            call.identities += tuple(_identities_above(self.walker, path))
-        call.event["path"] = os.fsdecode(path)
+        self.tell(path, info)
         if flags & O_PATH and self.call.request.nr == _NR["openat2"]:
-            self._fails(errno.ENOSYS, path)  # its flags lie in memory too: cannot be left to the kernel
+            self.fails(errno.ENOSYS, path)  # its flags lie in memory too: cannot be left to the kernel
         elif flags & O_PATH:
             # ADDFD takes no such descriptor. Whatever the path may name by then, what the task gets
             # opens nothing: opening it anew, or a name beneath it, is judged by where it leads.
             call.act, call.where = (lambda: _CONTINUE), _ANYWHERE
         elif self.creates and flags & os.O_EXCL:
-            self._fails(errno.EEXIST, path)
+            self.fails(errno.EEXIST, path)
         elif kind == stat.S_IFDIR and self.creates:
-            self._fails(errno.EISDIR, path)
+            self.fails(errno.EISDIR, path)
         elif kind == stat.S_IFLNK:
-            self._fails(errno.ELOOP, path)
+            self.fails(errno.ELOOP, path)
         elif path == getattr(self.sup.hosts, 'path', None) and not flags & os.O_ACCMODE:
             call.act = self._open_hosts
         elif self.temporary:
-            call.wants_umask = True
+            call.wants_status = True
             call.act = lambda: self._make(b"/proc/self/fd/%d" % fd, AT_FDCWD, flags & ~os.O_NOFOLLOW)
         elif kind in (stat.S_IFREG, stat.S_IFDIR):
             self._regular(fd, path)
@@ -2871,7 +2960,7 @@ class _Opening:
         elif opened == -errno.EWOULDBLOCK:
             self._on_worker(fd)
         else:
-            self._fails(-opened, path)
+            self.fails(-opened, path)
 
     def _open_regular(self, fd):
         opened = self._again(fd, os.O_NONBLOCK)
@@ -2896,7 +2985,7 @@ class _Opening:
             opened = self._again(fd)  # only to know whether the kernel would refuse it
             if opened >= 0:
                 os.close(opened)
-            self._fails(errno.ENXIO if opened >= 0 else -opened, _fd_path(fd))
+            self.fails(errno.ENXIO if opened >= 0 else -opened, _fd_path(fd))
         else:
             self._on_worker(fd)
 
@@ -2917,11 +3006,11 @@ class _Opening:
         """Creation: the parent directory is what is resolved. A dangling link is created through."""
         head, slash, last = name.rpartition(b"/")
         if not last or last in (b".", b".."):
-            return self._fails(errno.EISDIR, self._best_path())
+            return self.fails(errno.EISDIR, self.best_path())
         parent, path = self.walker.look(self.call.request, start, head or slash or b".",
                                         os.O_DIRECTORY, self.rules)
         if parent < 0:
-            return self._fails(-parent, self._best_path())
+            return self.fails(-parent, self.best_path())
         self.call.fds.append(parent)
         link = self.walker.open(parent, last, O_PATH | os.O_NOFOLLOW, 0, 0)
         if link >= 0:
@@ -2933,11 +3022,11 @@ class _Opening:
             if not is_link:
                 return self.resolve()  # somebody was faster
             if not links or self.flags & os.O_NOFOLLOW or self.rules:
-                return self._fails(errno.ELOOP, os.path.join(path, last))
+                return self.fails(errno.ELOOP, os.path.join(path, last))
             return self._new(parent, text, links - 1)
         self.call.event["path"] = os.fsdecode(os.path.join(path, last))
         self.call.identities = _where(self.sup, parent, path)
-        self.call.wants_umask = True
+        self.call.wants_status = True
         self.call.act = lambda: self._make(last, parent, self.flags | os.O_EXCL | os.O_NOFOLLOW)
 
     def _make(self, name, parent, flags):
@@ -2962,8 +3051,418 @@ def _mend_mode(fd, mode, umasks):
     where a default ACL has decided. (A socket gets it before anybody can listen on it.)"""
     task, host = umasks
     got = os.fstat(fd).st_mode & 0o7777
-    if got in (mode & ~task & ~host, mode & ~host) and got != mode & ~task:
-        os.chmod("/proc/self/fd/%d" % fd, mode & ~task)
+    inherited = got & ~mode & stat.S_ISGID
+    if got & ~inherited in (mode & ~task & ~host, mode & ~host) and got & ~inherited != mode & ~task:
+        os.chmod("/proc/self/fd/%d" % fd, mode & ~task | inherited)
+
+
+# -- every other call that takes a path ------------------------------------------------------------
+# A row says where the arguments are; what is done is one function of a few lines. Four kinds: what
+# is only looked at is looked at before the verdict, and the answer then given; what changes an
+# object is done on its descriptor; what changes a name is done in the directory's; and two names
+# are two events.
+
+def _look_stat(path, fd, flags, at):
+    info = ctypes.create_string_buffer(_STAT_SIZE)
+    return path.walker.call(_NR["newfstatat"], fd, b"", info, flags | AT_EMPTY_PATH), at, info.raw
+
+
+def _look_statx(path, fd, flags, mask, at):
+    info = ctypes.create_string_buffer(_STATX_SIZE)
+    return path.walker.call(_NR["statx"], fd, b"", flags | AT_EMPTY_PATH, mask, info), at, info.raw
+
+
+def _look_access(path, fd, flags, mode):
+    """By the effective ids, which all are the task's: with `user` the broker has another real one."""
+    return path.walker.call(_NR["faccessat2"], fd, b"", mode, flags | AT_EACCESS | AT_EMPTY_PATH), 0, b""
+
+
+def _look_link(path, fd, flags, at, size):
+    if not stat.S_ISLNK(os.fstat(fd).st_mode):
+        return -errno.EINVAL if path.name else -errno.ENOENT, 0, b""
+    text = path.walker.link_text(path.call.request, fd)[:size]
+    return len(text), at, text
+
+
+def _look_statfs(path, fd, flags, at):
+    info = ctypes.create_string_buffer(_STATFS_SIZE)
+    return path.walker.call(_NR["fstatfs"], fd, info), at, info.raw
+
+
+def _look_xattr(path, fd, flags, name, at, size):
+    value = ctypes.create_string_buffer(min(size, XATTR_SIZE_MAX) or 1)
+    got = _slow(_NR["getxattr"], _link_to(fd), name, value, min(size, XATTR_SIZE_MAX))
+    return got, at, value.raw[:max(got, 0)] if size else b""
+
+
+def _look_xattrs(path, fd, flags, at, size):
+    names = ctypes.create_string_buffer(min(size, XATTR_SIZE_MAX) or 1)
+    got = _slow(_NR["listxattr"], _link_to(fd), names, min(size, XATTR_SIZE_MAX))
+    return got, at, names.raw[:max(got, 0)] if size else b""
+
+
+def _link_to(fd):
+    """A path that leads to the object of a descriptor, whatever that is, and no further."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def _do_chdir(path, fd, flags):
+    """The one that the kernel does itself: it would change the host's directory if it were done on
+    behalf. Wherever it leads, each relative path is judged by where that is by then."""
+    return None
+
+
+def _do_truncate(path, fd, flags, size):
+    """The limit on file sizes is the task's, and so is the signal; setrlimit(2)."""
+    if os.fstat(fd).st_size < size and size > path.call.size_limit:
+        path.sup.listener.check(path.call.request)
+        _raw(_NR["tkill"], path.call.request.tid, signal.SIGXFSZ)
+        return -errno.EFBIG
+    text = ctypes.create_string_buffer(_link_to(fd))
+    return _raw(_NR["truncate"], _address(text), size)
+
+
+def _do_chmod(path, fd, flags, mode):
+    return _slow(_NR["fchmodat"], AT_FDCWD, _link_to(fd), mode)
+
+
+def _do_chmod2(path, fd, flags, mode):
+    return _slow(_NR["fchmodat2"], fd, b"", mode, flags | AT_EMPTY_PATH)
+
+
+def _do_chown(path, fd, flags, user, group):
+    return _slow(_NR["fchownat"], fd, b"", user, group, flags | AT_EMPTY_PATH)
+
+
+def _do_times(path, fd, flags, times):
+    return _slow(_NR["utimensat"], AT_FDCWD, _link_to(fd), times, 0)
+
+
+def _do_set_xattr(path, fd, flags, name, value, size, mode):
+    return _slow(_NR["setxattr"], _link_to(fd), name, value, size, mode)
+
+
+def _do_remove_xattr(path, fd, flags, name):
+    return _slow(_NR["removexattr"], _link_to(fd), name)
+
+
+def _make_nothing(path, parent, name, flags):
+    return _slow(_NR["unlinkat"], parent, name, flags)
+
+
+def _make_directory(path, parent, name, flags, mode):
+    return _made(path, parent, name, mode & 0o1777, lambda mode: _slow(_NR["mkdirat"], parent, name, mode))
+
+
+def _make_node(path, parent, name, flags, mode, device):
+    return _made(path, parent, name, mode & 0o7777, lambda bits: _slow(
+        _NR["mknodat"], parent, name, stat.S_IFMT(mode) | bits, device))
+
+
+def _made(path, parent, name, mode, make):
+    """Makes something with the task's umask; as in _Opening._make."""
+    result = make(mode & ~path.call.umasks[0])
+    if result >= 0:
+        made = path.walker.open(parent, name.rstrip(b"/"), O_PATH | os.O_NOFOLLOW)
+        if made >= 0:
+            path.call.fds.append(made)
+            _mend_mode(made, mode, path.call.umasks)
+    return result
+
+
+def _make_symlink(path, parent, name, flags, text):
+    return _slow(_NR["symlinkat"], text, parent, name)
+
+
+def _load_text(request, index):
+    return _read_path(request, request.args[index])
+
+
+def _load_xattr_name(request, index):
+    try:
+        name = _read_string(request, request.args[index], XATTR_NAME_MAX + 1)
+    except OSError as e:
+        raise OSError(errno.ERANGE if e.errno == errno.ENAMETOOLONG else e.errno, "name") from None
+    if not name:
+        raise OSError(errno.ERANGE, "name")
+    return name
+
+
+def _load_value(request, index):
+    """With its size in the next argument."""
+    size = request.args[index + 1]
+    if size > XATTR_SIZE_MAX:
+        raise OSError(errno.E2BIG, "value")
+    return _read_whole(request, request.args[index], size) if size else b""
+
+
+def _load_times(request, index, form="=4q", unit_ns=1):
+    """As struct timespec[2], or None for now; from timespec, timeval or utimbuf."""
+    at = request.args[index]
+    if not at:
+        return None
+    numbers = struct.unpack(form, _read_whole(request, at, struct.calcsize(form)))
+    if len(numbers) == 2:
+        numbers = numbers[0], 0, numbers[1], 0
+    if unit_ns > 1 and not all(0 <= part < 10 ** 6 for part in numbers[1::2]):
+        raise OSError(errno.EINVAL, "times")
+    return struct.pack("=4q", numbers[0], numbers[1] * unit_ns, numbers[2], numbers[3] * unit_ns)
+
+
+def _load_access_mode(request, index):
+    mode = request.args[index] & 0xffffffff
+    if mode & ~(os.R_OK | os.W_OK | os.X_OK):
+        raise OSError(errno.EINVAL, "mode")
+    return mode
+
+
+def _load_statx_mask(request, index):
+    """With flags before it: AT_STATX_FORCE_SYNC and DONT_SYNC exclude each other."""
+    if request.args[index] & 1 << 31 or not ~request.args[index - 1] & 0x6000:
+        raise OSError(errno.EINVAL, "statx")
+    return request.args[index]
+
+
+def _load_length(request, index):
+    if request.args[index] >> 63:
+        raise OSError(errno.EINVAL, "length")
+    return request.args[index]
+
+
+def _load_node_mode(request, index):
+    mode = request.args[index] & 0xffff
+    kind = stat.S_IFMT(mode)
+    if kind not in (0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
+        raise OSError(errno.EPERM if kind == stat.S_IFDIR else errno.EINVAL, "mode")
+    return mode
+
+
+def _load_buffer_size(request, index):
+    size = request.args[index] & 0xffffffff
+    if not 0 < size < 1 << 31:
+        raise OSError(errno.EINVAL, "size")
+    return size
+
+
+def _read_whole(request, at, size):
+    data = _read_memory(request.tid, at, size)
+    if len(data) < size:
+        raise OSError(errno.EFAULT, "memory")
+    return data
+
+
+_LOADERS = {  # what an argument points to, by the letter before its number in a row
+    "": lambda request, index: request.args[index],
+    "m": _load_access_mode, "x": _load_statx_mask, "z": _load_buffer_size, "s": _load_text,
+    "l": _load_length, "o": _load_node_mode, "n": _load_xattr_name, "v": _load_value, "t": _load_times,
+    "w": lambda request, index: _load_times(request, index, unit_ns=1000),
+    "u": lambda request, index: _load_times(request, index, "=2q"),
+}
+
+
+# syscall: (family, what is done, where its arguments are). d: directory, p: path, f: flags and those
+# that exist, F: flags that are always meant, D and P: the second path; see _LOADERS for the rest.
+_LOOKED_AT = {
+    "stat": ("stat", _look_stat, "p0 1"),
+    "lstat": ("stat", _look_stat, "p0 1 F100"),
+    "newfstatat": ("stat", _look_stat, "d0 p1 2 f3:7900"),
+    "statx": ("stat", _look_statx, "d0 p1 f2:7900 x3 4"),
+    "access": ("access", _look_access, "p0 m1"),
+    "faccessat": ("access", _look_access, "d0 p1 m2"),
+    "faccessat2": ("access", _look_access, "d0 p1 m2 f3:1300"),
+    "readlink": ("readlink", _look_link, "p0 1 z2 F100"),
+    "readlinkat": ("readlink", _look_link, "d0 p1 2 z3 F1100"),
+    "statfs": ("statfs", _look_statfs, "p0 1"),
+    "getxattr": ("getxattr", _look_xattr, "p0 n1 2 3"),
+    "lgetxattr": ("getxattr", _look_xattr, "p0 n1 2 3 F100"),
+    "listxattr": ("getxattr", _look_xattrs, "p0 1 2"),
+    "llistxattr": ("getxattr", _look_xattrs, "p0 1 2 F100"),
+}
+_DONE_TO_IT = {
+    "chdir": ("chdir", _do_chdir, "p0"),
+    "truncate": ("truncate", _do_truncate, "p0 l1"),
+    "chmod": ("fchmodat", _do_chmod, "p0 1"),
+    "fchmodat": ("fchmodat", _do_chmod, "d0 p1 2"),
+    "fchmodat2": ("fchmodat", _do_chmod2, "d0 p1 2 f3:1100"),
+    "chown": ("fchownat", _do_chown, "p0 1 2"),
+    "lchown": ("fchownat", _do_chown, "p0 1 2 F100"),
+    "fchownat": ("fchownat", _do_chown, "d0 p1 2 3 f4:1100"),
+    "utime": ("utimensat", _do_times, "p0 u1"),
+    "utimes": ("utimensat", _do_times, "p0 w1"),
+    "futimesat": ("utimensat", _do_times, "d0 p1 w2"),
+    "utimensat": ("utimensat", _do_times, "d0 p1 t2 f3:1100"),
+    "setxattr": ("setxattr", _do_set_xattr, "p0 n1 v2 3 4"),
+    "lsetxattr": ("setxattr", _do_set_xattr, "p0 n1 v2 3 4 F100"),
+    "removexattr": ("setxattr", _do_remove_xattr, "p0 n1"),
+    "lremovexattr": ("setxattr", _do_remove_xattr, "p0 n1 F100"),
+}
+_MADE_IN_IT = {
+    "unlink": ("unlinkat", _make_nothing, "p0"),
+    "rmdir": ("unlinkat", _make_nothing, "p0 F200"),
+    "unlinkat": ("unlinkat", _make_nothing, "d0 p1 f2:200"),
+    "mkdir": ("mkdirat", _make_directory, "p0 1"),
+    "mkdirat": ("mkdirat", _make_directory, "d0 p1 2"),
+    "mknod": ("mknodat", _make_node, "p0 o1 2"),
+    "mknodat": ("mknodat", _make_node, "d0 p1 o2 3"),
+    "symlink": ("symlinkat", _make_symlink, "s0 p1"),
+    "symlinkat": ("symlinkat", _make_symlink, "s0 d1 p2"),
+}
+_FROM_HERE_TO_THERE = {
+    "rename": ("renameat", None, "p0 P1"),
+    "renameat": ("renameat", None, "d0 p1 D2 P3"),
+    "renameat2": ("renameat", None, "d0 p1 D2 P3 f4:7"),
+    "link": ("linkat", None, "p0 P1 F100"),
+    "linkat": ("linkat", None, "d0 p1 D2 P3 f4:1400"),
+}
+_UNMEDIATED = {  # nobody depends on them yet: refused where their older forms are mediated
+    "setxattrat": ("setxattr", errno.ENOSYS), "removexattrat": ("setxattr", errno.ENOSYS),
+    "getxattrat": ("getxattr", errno.ENOSYS), "listxattrat": ("getxattr", errno.ENOSYS),
+    "file_getattr": ("getxattr", errno.ENOSYS), "file_setattr": ("setxattr", errno.ENOSYS),
+    "name_to_handle_at": ("stat", errno.EOPNOTSUPP),
+}
+
+
+class _PathCall(_Record):
+    """A row of these tables, parsed. Numbers of arguments, or None: `dirfd`, `path`, `dirfd2`,
+    `path2`, `flags`; `fixed` and `allowed` flags; `rest`: (loader, number of the argument)."""
+    _fields = dict(family="", prepare=None, act=None, dirfd=None, path=None, dirfd2=None, path2=None,
+                   flags=None, fixed=0, allowed=0, rest=())
+
+    @classmethod
+    def parse(cls, family, prepare, act, text):
+        names = {"d": "dirfd", "p": "path", "D": "dirfd2", "P": "path2", "f": "flags"}
+        fields, rest = {}, []
+        for word in text.split():
+            letter = word[0] if word[0].isalpha() else ""
+            number, _, allowed = word[len(letter):].partition(":")
+            if letter == "F":
+                fields["fixed"] = int(number, 16)
+            elif letter in names:
+                fields[names[letter]] = int(number)
+            else:
+                rest.append((_LOADERS[letter], int(number)))
+            if allowed:
+                fields["allowed"] = int(allowed, 16)
+        return cls(family=family, prepare=prepare, act=act, rest=tuple(rest), **fields)
+
+
+def _on_path(sup, request):
+    """One of these calls. A path that is a null pointer is one in a register: the kernel refuses it,
+    or means the descriptor alone (futimens(3))."""
+    row, args = _PATH_CALLS[request.nr], request.args
+    if not args[row.path]:
+        return _CONTINUE
+    flags = row.fixed if row.flags is None else args[row.flags] & 0xffffffff
+    if row.flags is not None and flags & ~row.allowed:
+        return _refuse(errno.EINVAL)
+    call = _Call(request, row.family, None)
+    try:
+        rest = [load(request, index) for load, index in row.rest]
+        name = _read_string(request, args[row.path], 4096)
+        if not name and not flags & AT_EMPTY_PATH:
+            return _refuse(errno.ENOENT)
+        path = _Path(sup, call, _argument(args, row.dirfd), name)
+        row.prepare(path, row, flags, rest)
+        # What has a descriptor already is not reached by its path: fstat(2) is not trapped either.
+        return sup.complete(call, call.act) if not name and row.family == "stat" else sup.judge(call)
+    except BaseException:
+        call.close()
+        raise
+
+
+def _argument(args, index):
+    return AT_FDCWD if index is None else args[index]
+
+
+def _object_of(path, flags):
+    """O_PATH descriptor of what a path and AT_* flags mean; of a descriptor, where there is no path."""
+    if path.name:
+        return path.find(os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0)
+    path.tell(_fd_path(path.start), os.fstat(path.start))
+    return path.start
+
+
+def _reply(result):
+    return _refuse(-result) if result < 0 else _return(result)
+
+
+def _prepare_look(path, row, flags, rest):
+    fd = _object_of(path, flags)
+    if fd is None:
+        return
+    request, listener = path.call.request, path.sup.listener
+    result, at, data = row.act(path, fd, flags, *rest)
+
+    def act():
+        if result >= 0 and data:
+            _write_checked(listener, request, at, data)
+        return _reply(result)
+    path.call.failed = result in (-errno.EACCES, -errno.EPERM)
+    path.call.act, path.call.where = act, _ANYWHERE
+
+
+def _prepare_do(path, row, flags, rest):
+    call, fd = path.call, _object_of(path, flags)
+    if fd is None:
+        return
+    call.act = lambda: _reply(row.act(path, fd, flags, *rest))
+    if row.act is _do_truncate:  # may wait for whoever has a lease on the file
+        call.where, call.wants_status = _WORKER, True
+        call.failed = not path.sup.may_write(call.event["path"])
+    elif row.act is _do_chdir:
+        call.act, call.where = (lambda: _CONTINUE), _ANYWHERE
+
+
+def _prepare_make(path, row, flags, rest):
+    place = path.place()
+    if place is None:
+        return
+    call = path.call
+    call.act = lambda: _reply(row.act(path, *place, flags, *rest))
+    call.wants_status = row.act in (_make_directory, _make_node)
+    call.moves = row.act is not _make_directory
+
+
+def _prepare_move(path, row, flags, rest):
+    """rename and link: the second path gets an event of its own once the first one has passed."""
+    sup, source, args = path.sup, path.call, path.call.request.args
+    target = _Call(source.request.again(), row.family, None)
+    try:
+        if row.family == "renameat":
+            source.moves, start = True, path.place()
+        else:
+            start = _object_of(path, flags if flags & AT_SYMLINK_FOLLOW else flags | AT_SYMLINK_NOFOLLOW)
+        if start is None:
+            return target.close()
+        name = _read_path(source.request, args[row.path2])
+        target.moves, end = True, _Path(sup, target, _argument(args, row.dirfd2), name).place()
+    except BaseException:
+        target.close()
+        raise
+
+    def act():
+        if row.family == "renameat":
+            return _reply(_slow(_NR["renameat2"], *start, *end, flags))
+        return _reply(_slow(_NR["linkat"], AT_FDCWD, _link_to(start), *end, AT_SYMLINK_FOLLOW))
+
+    def go_on():
+        target.fds, source.fds = source.fds, []
+        source.close()
+        return sup.judge(target)
+    if end is not None:
+        target.act = act
+    source.fds, target.fds = source.fds + target.fds, []
+    source.act, source.where = go_on, _ANYWHERE
+
+
+_PATH_CALLS = {_NR[name]: _PathCall.parse(row[0], prepare, *row[1:])
+               for prepare, rows in ((_prepare_look, _LOOKED_AT), (_prepare_do, _DONE_TO_IT),
+                                     (_prepare_make, _MADE_IN_IT), (_prepare_move, _FROM_HERE_TO_THERE))
+               for name, row in rows.items() if name in _NR}
+
+
+def _on_unmediated(sup, request):
+    return _refuse(next(error for name, (_, error) in _UNMEDIATED.items() if _NR[name] == request.nr))
 
 
 # -- exec ----------------------------------------------------------------------------------------
@@ -3248,11 +3747,7 @@ def _identities_above(walker, path):
     found = []
     while path not in (b"/", b"") and path.startswith(b"/"):
         path = os.path.dirname(path)
-        fd = walker.open(AT_FDCWD, path, O_PATH | os.O_NOFOLLOW)
-        if fd >= 0:
-            info = os.fstat(fd)
-            found.append((info.st_dev, info.st_ino))
-            os.close(fd)
+        found.append(walker.identity(path))
     return found
 
 
@@ -3289,10 +3784,6 @@ def _always(policy):
     return True
 
 
-def _never(policy):
-    return False
-
-
 def _asks(policy, family):
     """Whether the callback gets events of a family."""
     return policy.policy_fn is not None and (
@@ -3318,6 +3809,14 @@ def _limits_memory(policy):
     return policy.max_memory is not None
 
 
+def _denies_paths(policy):
+    return bool(policy.fs_denied)
+
+
+def _opens_on_behalf(policy):
+    return _denies_paths(policy) or _pins_names(policy)
+
+
 _HANDLERS = {  # syscall: (handler, needs to know the task, what else than events needs it, family)
     "clone": (_on_fork, False, _always, "clone"),
     "fork": (_on_fork, False, _always, "clone"),
@@ -3325,15 +3824,15 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "execve": (_on_exec, False, _always, "execve"),
     "execveat": (_on_exec, False, _always, "execve"),
     "connect": (_on_connect, True, _always, "connect"),
-    "bind": (_on_bind, True, _never, "bind"),
+    "bind": (_on_bind, True, _denies_paths, "bind"),
     "listen": (_on_listen, True, lambda policy: "*" not in policy.net_allow_bind, None),
     "sendto": (_on_sendto, True, _has_datagrams, "sendto"),
     "sendmsg": (_on_sendmsg, True, _has_datagrams, "sendto"),
     "sendmmsg": (_on_sendmmsg, True, _has_datagrams, "sendto"),
-    "open": (_on_open, True, _pins_names, "openat"),
-    "creat": (_on_open, True, _pins_names, "openat"),
-    "openat": (_on_open, True, _pins_names, "openat"),
-    "openat2": (_on_open, True, _pins_names, "openat"),
+    "open": (_on_open, True, _opens_on_behalf, "openat"),
+    "creat": (_on_open, True, _opens_on_behalf, "openat"),
+    "openat": (_on_open, True, _opens_on_behalf, "openat"),
+    "openat2": (_on_open, True, _opens_on_behalf, "openat"),
     "mmap": (_on_growth, False, _limits_memory, "mmap"),
     "mremap": (_on_growth, False, _limits_memory, "mmap"),
     "memfd_create": (_on_memfd, False, _limits_memory, None),
@@ -3347,6 +3846,9 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "sched_setattr": (_on_other_process(0), False, _always, None),
     "setpriority": (_on_other_process(1), False, _always, None),
     "ioprio_set": (_on_other_process(1), False, _always, None),
+    **{name: (_on_path, True, _denies_paths, row[0])
+       for rows in (_LOOKED_AT, _DONE_TO_IT, _MADE_IN_IT, _FROM_HERE_TO_THERE) for name, row in rows.items()},
+    **{name: (_on_unmediated, False, _denies_paths, family) for name, (family, _) in _UNMEDIATED.items()},
 }
 
 
@@ -3605,9 +4107,9 @@ class _Memory:
         self._tmpfs = {}  # device -> (mount point, bytes in use before; others' writes count too)
         if policy.max_memory is not None:
             writable = [os.path.realpath(path) for path in policy.fs_writable]
-            for kind, point, _ in _mounts():
-                point = os.fsdecode(point)
-                if kind == b"tmpfs" and os.path.isdir(point) and any(
+            for mount in _mounts():
+                point = os.fsdecode(mount.point)
+                if mount.kind == b"tmpfs" and os.path.isdir(point) and any(
                         _is_beneath(point, path) or _is_beneath(path, point) for path in writable):
                     self._tmpfs[os.stat(point).st_dev] = (point, self._used(point))
 
@@ -3710,8 +4212,9 @@ def _memfd(name, flags):
     return _call("memfd_create", _address(text), flags)
 
 
-def _is_beneath(path, top):
-    return path == top or path.startswith(top.rstrip("/") + "/")
+def _is_beneath(path, top, slash="/"):
+    """Of text, or of bytes with a slash of their kind."""
+    return path == top or path.startswith(top.rstrip(slash) + slash)
 
 
 def _shared_memory(pid, counted):
@@ -3782,11 +4285,13 @@ class _Supervisor:
         self.scoped = launch.abi >= 6
         self.mailbox, self.broker, self.held = _Mailbox(), _Broker(), _Held()
         trapped = {row[0] for row in self.handlers.values()}
-        self.walker = _Walker() if trapped & {_on_open, _on_bind} or "execve" in self.asked else None
+        self.walker = (_Walker() if trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
+                       else None)
+        self.writable = [os.path.realpath(path) for path in policy.fs_writable if self.walker]
         self.context = PolicyContext(self, self.network.ceiling(), policy.max_memory,
-                                     policy.max_processes, "openat" in self.asked)
+                                     policy.max_processes, "openat" in self.asked, policy.fs_denied)
         self.callback = (_Callback(self, policy.policy_fn, policy.policy_timeout)
-                         if self.asked else None)
+                         if self.asked or policy.fs_denied else None)  # it verifies every exec too
         self.hosts = _Hosts(self.network.pinned) if self.network.pinned else None
         self.census, self.memory = _Census(self), _Memory(self, policy)
         self.memory_looked = 0.0  # when, time.monotonic()
@@ -4005,6 +4510,10 @@ class _Supervisor:
             return False
         return True
 
+    def may_write(self, path):
+        """Whether fs_writable covers a path: for the event. The kernel has the last word."""
+        return any(_is_beneath(path, top) for top in self.writable)
+
     # -- requests, on the broker's thread ----------------------------------------------------------
 
     def asks(self, family):
@@ -4065,7 +4574,9 @@ class _Supervisor:
 
     def judge(self, call):
         """Hands the call to the callback if that asks for it, else settles it at once."""
-        if call.fds and not self.held.take(call):
+        if call.linked and self.context.has_to_look():
+            self.mailbox.post(lambda: self.look_for_links(call, self.judge))
+        elif call.fds and not self.held.take(call):
             self.fault("%s: too many calls wait already" % (call.family or "sendmsg"))
             self.refuse_call(call, errno.EAGAIN, "too many calls wait", None)
         elif call.family in self.asked:
@@ -4082,16 +4593,29 @@ class _Supervisor:
         refusal = call.refusal or self.context.refusal(call)
         if refusal:
             self.refuse_call(call, *refusal)
-        elif call.wants_umask and call.umasks is None:
-            self.mailbox.post(lambda: self.find_umasks(call))
+        elif call.linked and self.context.has_to_look():
+            self.mailbox.post(lambda: self.look_for_links(call, self.settle))
+        elif call.wants_status and call.umasks is None:
+            self.mailbox.post(lambda: self.find_status(call))
         elif call.where == _WORKER:
             self.broker.dispatch(self, call)
         else:
             self.complete(call, call.act)
 
-    def find_umasks(self, call):
+    def look_for_links(self, call, then):
+        """On the supervisor's thread, which may read what is denied to the program."""
+        try:
+            self.context.look_for_links()
+        except OSError as e:
+            self.refuse_call(call, errno.EACCES, "a denied directory cannot be read: %s" % e, None)
+        else:
+            then(call)
+
+    def find_status(self, call):
         try:
             call.umasks = _umasks(call.request.tid)
+            if call.family == "truncate":
+                call.size_limit = _size_limit(call.request.tid)
         except OSError as e:
             self.refuse_call(call, errno.EPERM, str(e), None)
         else:
@@ -4131,11 +4655,8 @@ class _Supervisor:
 
     def begin_again(self, call, handler):
         """What a call was about has changed under it: as if it were made now."""
-        old = call.request
         call.close()
-        request = _Request(old.id, old.tid, old.nr, old.args)
-        request.task = old.task
-        self.answer(request, handler)
+        self.answer(call.request.again(), handler)
 
     def refuse_call(self, call, error, reason, field):
         call.close()
@@ -4607,6 +5128,111 @@ def _range_texts(ranges):
     return frozenset(texts)
 
 
+class _DeniedPaths:
+    """What fs_denied and deny_path name, with all that is beneath it, by every spelling and every
+    hard link. Read without a lock: what is added is seen at once, what is removed leaves new sets.
+
+    A path is denied by its name, as written and as resolved, on every mount that shows it, and by
+    what it is (device, inode), also of the directories above. Files beneath a denied directory that
+    have other names elsewhere are looked for when a file with several names is first met.
+    """
+
+    def __init__(self):
+        self._mounts = None
+        self._rows = {}  # (path, field) -> (names, identities)
+        self._lay_out()
+
+    def _lay_out(self):
+        self.names, self.objects, self.above = {}, {}, {}  # name, identity, directory above -> field
+        self._links, self._looked_into = {}, set()
+        for (_, field), row in self._rows.items():
+            self._enter(field, *row)
+
+    def _enter(self, field, names, identities):
+        for name in names:
+            self.names.setdefault(name, field)
+            while name not in ("/", ""):
+                name = os.path.dirname(name)
+                self.above.setdefault(name, field)
+        for identity in identities:
+            self.objects.setdefault(identity, field)
+
+    def add(self, path, field):
+        resolved = os.path.realpath(path)
+        if self._mounts is None:
+            self._mounts = _mounts()
+        names = {os.path.normpath(path), *_spellings(resolved, self._mounts)}
+        try:
+            info = os.stat(resolved)
+            identities = {(info.st_dev, info.st_ino)}
+        except OSError:
+            identities = set()  # it may come to exist
+        known = self._rows.setdefault((path, field), (set(), set()))  # what it was stays denied
+        known[0].update(names)
+        known[1].update(identities)
+        self._enter(field, *known)
+
+    def remove(self, path):
+        if self._rows.pop((path, "policy_fn"), None):
+            self._lay_out()
+
+    def field(self, path, identities, moves=False):
+        """The policy field that denies a file, or None. `moves`: its name would mean something else
+        then, which is denied to what is above a denied path too."""
+        for identity in identities:
+            if identity in self.objects or identity in self._links:
+                return self.objects.get(identity) or self._links.get(identity)
+        if moves and path in self.above:
+            return self.above[path]
+        while True:
+            if path in self.names:
+                return self.names[path]
+            if path in ("/", ""):
+                return None
+            path = os.path.dirname(path)
+
+    def has_to_look(self):
+        return bool(self.names.keys() - self._looked_into)
+
+    def look(self):
+        """Finds the files beneath denied directories that have other names. What the host may not
+        list, nobody beneath it can have linked. OSError for what fails otherwise."""
+        for top, field in list(self.names.items()):
+            links, folders = {}, [] if top in self._looked_into else [top]
+            while folders:
+                try:
+                    with os.scandir(folders.pop()) as entries:
+                        for entry in entries:
+                            info = entry.stat(follow_symlinks=False)
+                            if stat.S_ISDIR(info.st_mode):
+                                folders.append(entry.path)
+                            elif info.st_nlink > 1:
+                                links[info.st_dev, info.st_ino] = field
+                except (FileNotFoundError, NotADirectoryError, PermissionError):
+                    continue
+            self._links.update(links)
+            self._looked_into.add(top)
+
+
+def _spellings(path, mounts):
+    """The names of a resolved path on all mounts: the same directory may be mounted elsewhere, or a
+    part of what is beneath it."""
+    path, names = os.fsencode(path), {path}
+    home = None
+    for mount in mounts:  # the longest one, and of those the last, which hides the others
+        if _is_beneath(path, mount.point, b"/") and (home is None or len(mount.point) >= len(home.point)):
+            home = mount
+    if home is None:
+        return {os.fsdecode(path)}
+    inside = os.path.normpath(home.root + b"/" + path[len(home.point):]).replace(b"//", b"/")
+    for mount in mounts:
+        if mount.device == home.device and _is_beneath(inside, mount.root, b"/"):
+            names.add(os.path.normpath(mount.point + b"/" + inside[len(mount.root):]).replace(b"//", b"/"))
+        elif mount.device == home.device and _is_beneath(mount.root, inside, b"/"):
+            names.add(mount.point)
+    return {os.fsdecode(name) for name in names}
+
+
 class PolicyContext:
     """The policy of a running sandbox: read it, tighten it, from the callback and through
     `Process.policy` from any thread. A change holds for the event being judged and all after it.
@@ -4615,14 +5241,16 @@ class PolicyContext:
     of the same field raises PolicyFnError. Bad values raise PolicyError.
     """
 
-    def __init__(self, supervisor, network, max_memory, max_processes, files_are_trapped):
+    def __init__(self, supervisor, network, max_memory, max_processes, files_are_trapped, fs_denied):
         self._sup, self._files_are_trapped = supervisor, files_are_trapped
         self._lock = threading.RLock()  # guards everything below; a signal handler may come in
         self._most = dict(network=network, max_memory=max_memory or 0, max_processes=max_processes)
         self._now = dict(self._most)
         self._restricted = set()
         self._overrides = {}  # pid -> (pidfd, ranges)
-        self._denied = {}     # path -> (set of that and as resolved, set of identities)
+        self._denied = _DeniedPaths()
+        for path in fs_denied:
+            self._denied.add(path, "fs_denied")
 
     # -- reading
 
@@ -4724,41 +5352,36 @@ class PolicyContext:
             os.close(self._overrides.pop(pid)[0])
 
     def deny_path(self, path):
-        """Denies a path and all beneath it, on every trapped file call, bind and execve, whatever name
-        reaches it. PolicyFnError where no file events are asked for: then nothing is trapped."""
+        """Denies a path and all beneath it, on every trapped file call, connect and bind to a socket
+        file, and execve, whatever name reaches it. PolicyFnError where no file events are asked for:
+        then nothing is trapped."""
         path = _path("deny_path", path)
         if not self._files_are_trapped:
             raise PolicyFnError('deny_path needs file events: put "file" into policy_events')
-        resolved = os.path.realpath(path)
-        try:
-            info = os.stat(resolved)
-            identities = {(info.st_dev, info.st_ino)}
-        except OSError:
-            identities = set()
-        with self._lock:  # what it was at an earlier call stays denied
-            names, objects = self._denied.get(path, (set(), set()))
-            self._denied[path] = (names | {os.path.normpath(path), resolved}, objects | identities)
+        with self._lock:
+            self._denied.add(path, "policy_fn")
 
     def allow_path(self, path):
-        """Takes deny_path back."""
+        """Takes deny_path back; what fs_denied names stays denied."""
         with self._lock:
-            self._denied.pop(_path("allow_path", path), None)
+            self._denied.remove(_path("allow_path", path))
 
     # -- judging
 
     def refusal(self, call):
         """(errno, reason, field) if the live rules refuse a call, else None. On any thread."""
-        if call.address is None and not self._denied:
-            return None
-        with self._lock:
-            if call.address is not None:
+        if call.address is not None:
+            with self._lock:
                 task = call.request.task
                 if not _within(self._now["network"], *call.address):
                     return errno.ECONNREFUSED, "restrict_network", "policy_fn"
                 if not self._permitted_by_override(task.process, call.address):
                     return errno.ECONNREFUSED, "restrict_pid_network", "policy_fn"
-            if self._denied and call.event.get("path") is not None and call.family != "connect":
-                return self._denied_path(call)
+        if self._denied.names and call.event.get("path") is not None:
+            for path in (call.event["path"], *call.paths):
+                field = self._denied.field(path, call.identities, call.moves)
+                if field:
+                    return errno.EACCES, "deny_path" if field == "policy_fn" else field, field
         return None
 
     def _permitted_by_override(self, process, address):
@@ -4772,18 +5395,16 @@ class PolicyContext:
         return _within(ranges, *address)
 
     def denies(self):
-        return bool(self._denied)
+        return bool(self._denied.names)
 
-    def denies_file(self, path, *identities):
-        """Whether deny_path names a file, one above it, or the same by another name."""
-        with self._lock:
-            return any(objects.intersection(identities) or any(_is_beneath(path, name) for name in names)
-                       for names, objects in self._denied.values())
+    def denies_file(self, path, identity):
+        return bool(self._denied.field(path, [identity]))
 
-    def _denied_path(self, call):
-        if any(self.denies_file(path, *call.identities) for path in (call.event["path"], *call.paths)):
-            return errno.EACCES, "deny_path", "policy_fn"
-        return None
+    def has_to_look(self):
+        return self._denied.has_to_look()
+
+    def look_for_links(self):
+        self._denied.look()
 
     def close(self):
         """At the end of the run, when there is nobody left to be judged."""
@@ -4902,8 +5523,8 @@ class _Callback:
             sup.record(sup.audits, event)
         if error:
             sup.refuse_call(call, error, "policy_fn: " + (fault or "denied"), "policy_fn")
-        elif call.wants_umask:
-            sup.find_umasks(call)
+        elif call.wants_status:
+            sup.find_status(call)
         else:
             sup.settle(call)
 
@@ -4955,6 +5576,13 @@ def _umasks(tid):
     if None in found:
         raise OSError(errno.EPERM, "umask")
     return tuple(int(text, 8) for text in found)
+
+
+def _size_limit(tid):
+    """Bytes that a task may write to a file: "Max file size" in proc_pid_limits(5)."""
+    with open("/proc/%d/limits" % tid, "rb") as file:
+        word = next(line.split()[3] for line in file if line.startswith(b"Max file size"))
+    return float("inf") if word == b"unlimited" else int(word)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_a_directory_deeper_than_path_max_leaks_nothing(tmp_path):
     code = ("import os\nfor _ in range(30):\n    os.mkdir('d' * 200); os.chdir('d' * 200)\n"
             "for _ in range(40):\n    try: os.open('.', os.O_RDONLY)\n    except OSError as e: last = e.errno\nprint(last)")
     before = snapshot()
-    result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, policy_fn=allow, policy_events=["file"]).run(
+    result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, policy_fn=allow, policy_events=["openat"]).run(
         [sys.executable, "-S", "-c", code], timeout=20)
     assert result.stdout == b"%d\n" % errno.ENAMETOOLONG and eventually(lambda: clean(before)), result
     subprocess.run(["rm", "-rf", str(tmp_path / ("d" * 200))], check=True)

@@ -115,18 +115,6 @@ def test_net_deny_takes_addresses_only_and_excludes_net_allow():
         Policy(net_deny=["10.0.0.0/8"], net_allow=["*"])
 
 
-@pytest.mark.parametrize("field,value", [
-    ("fs_denied", ["/etc/shadow"])])
-def test_what_is_not_enforced_yet_never_runs(field, value, tmp_path):
-    ran = tmp_path / "ran"
-    with pytest.raises(UnsupportedError) as e:
-        Sandbox(fs_readable=sandlock.SYSTEM_PATHS, fs_writable=[tmp_path],
-                **{field: value}).run(["touch", str(ran)])
-    assert e.value.feature == field and not ran.exists()
-    assert Sandbox(fs_readable=sandlock.SYSTEM_PATHS, fs_writable=[tmp_path]).run(
-        ["touch", str(ran)]).success and ran.exists()
-
-
 def test_launch_error_says_what_a_shell_would():
     assert LaunchError("exec", 2, "x").exit_code == 127
     assert LaunchError("exec", 13, "x").exit_code == 126
