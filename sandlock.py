@@ -664,7 +664,7 @@ PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0
 PTRACE_O_TRACEEXEC, PTRACE_EVENT_EXEC, WALL = 1 << 4, 4, 0x40000000  # __WALL of wait(2)
 CLD_TRAPPED = 4
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_NOFILE = 0, 1, 2, 7
-PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
+PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM, CLONE_VFORK = 2, 0x01, 0x20, 0x100, 0x4000
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 2, 16
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EACCESS, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = (
@@ -879,6 +879,19 @@ def _pidfd_open(pid):
 
 def _pidfd_send_signal(pidfd, signum):
     _call("pidfd_send_signal", pidfd, signum, 0, 0)  # 5.1
+
+
+def _with_capabilities(bits, function):
+    """Runs a function on this thread with those of its permitted capabilities in effect; capset(2)."""
+    header, data = (_u32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0), (_u32 * 6)()
+    _call("capget", _address(header), _address(data))
+    before, data[0] = data[0], data[1] & bits
+    _call("capset", _address(header), _address(data))
+    try:
+        return function()
+    finally:
+        data[0] = before
+        _call("capset", _address(header), _address(data))
 
 
 SIG_UNBLOCK, SIG_SETMASK = 1, 2  # asm-generic/signal.h
@@ -1649,12 +1662,14 @@ def _return(value):
 
 class _Request:
     """A trapped syscall: `args` as they were in the registers, `tid` the thread that waits, `task`
-    whose it is where a handler needs that. Several threads may come to answer it (a verdict, a
-    timeout): the one that gets True from claim() does."""
-    __slots__ = ("id", "tid", "nr", "args", "task", "_unclaimed")
+    whose it is where a handler needs that, its `capabilities` (effective, permitted) where they may be
+    fewer than it began with. Several threads may come to answer it (a verdict, a timeout): the one
+    that gets True from claim() does."""
+    __slots__ = ("id", "tid", "nr", "args", "task", "capabilities", "_unclaimed")
 
     def __init__(self, id, tid, nr, args):
         self.id, self.tid, self.nr, self.args, self.task = id, tid, nr, args, None
+        self.capabilities = None
         self._unclaimed = _thread.allocate_lock()
 
     def claim(self):
@@ -1663,7 +1678,7 @@ class _Request:
     def again(self):
         """The same one, to be judged once more."""
         request = _Request(self.id, self.tid, self.nr, self.args)
-        request.task = self.task
+        request.task, request.capabilities = self.task, self.capabilities
         return request
 
 
@@ -1771,6 +1786,10 @@ class _Task:
         self.tid, self.process, self.parent = tid, process, parent
 
 
+class _NoDescriptor(PermissionError):
+    """The task's descriptors cannot be copied, so nothing can be done on behalf on one of them."""
+
+
 class _Tasks:
     """The broker's knowledge of tasks, without /proc (which the policy may not grant): a pidfd of
     the very thread (6.9) and what the kernel says of it now (6.13). On older kernels find() gives
@@ -1818,6 +1837,9 @@ class _Tasks:
                 copy = _quick(_NR["pidfd_getfd"], pidfd, fd, 0)
             finally:
                 os.close(pidfd)
+        if copy == -errno.EPERM:
+            raise _NoDescriptor(errno.EPERM, "pidfd_getfd(2) is refused: by a container's seccomp profile, "
+                                "or of a process that is not dumpable")
         return _result(copy, "pidfd_getfd")
 
     def close(self):
@@ -1924,6 +1946,8 @@ def _on_counted_fork(sup, request):
     """A copy of memory counts; a child that shares it (vfork) does not."""
     shares = request.nr == _NR.get("vfork") or (
         request.nr == _NR["clone"] and request.args[0] & CLONE_VM)
+    if shares and request.nr == _NR["clone"] and not request.args[0] & CLONE_VFORK:
+        sup.census.shares_memory = True
     if shares or not sup.memory.limit():
         return _fork_or_refuse(sup, request, True)
 
@@ -1956,6 +1980,7 @@ class _Census:
     def __init__(self, supervisor):
         self._sup = supervisor
         self.population, self.admitted = 1, 0
+        self.shares_memory = False  # two processes may, from now on: a clone that neither libc makes
         self.in_flight = set()
 
     def admit(self, tid):
@@ -2031,6 +2056,13 @@ def _on_setpgid(sup, request):
     return sup.on_supervisor(request, look)
 
 
+def _on_capset(sup, request):
+    """From now on what is done on behalf is done with what the very task has left. The set of
+    capabilities only ever shrinks: nobody inside has SETPCAP."""
+    sup.capabilities_dropped = True
+    return _CONTINUE
+
+
 SA_RESTART = 0x10000000
 
 
@@ -2099,7 +2131,10 @@ def _read_sockaddr(request, address, size):
 def _socket_call(sup, request, family, fd, sockaddr, act):
     """The _Call that does `act(socket, sockaddr)` on a copy of the task's socket with a copy of
     its address: later changes of its memory or descriptors change nothing."""
-    sock = sup.broker.tasks.descriptor(request.task, fd)
+    try:
+        sock = sup.broker.tasks.descriptor(request.task, fd)
+    except _NoDescriptor:
+        return _unseen_socket_call(sup, request, family, sockaddr)
     call = _Call(request, family, None, fds=[sock])
     try:
         sup.listener.check(request)
@@ -2117,6 +2152,69 @@ def _socket_call(sup, request, family, fd, sockaddr, act):
     except BaseException:
         call.close()
         raise
+
+
+def _unseen_socket_call(sup, request, family, sockaddr):
+    """Without a copy of the socket the kernel may only go on by itself, where nobody can change the
+    address meanwhile: judged for every kind of socket that it could be. Not for a socket file: what
+    its path leads to could be changed by others."""
+    sup.listener.check(request)
+    call = _Call(request, family, None, where=_ANYWHERE)
+    call.act = lambda: sup.on_supervisor(request, lambda: _continue_if_private(sup, call))
+    domain, = struct.unpack_from("=H", sockaddr)
+    if domain == AF_UNIX and sockaddr[2:3] not in (b"", b"\0"):
+        if family != "bind":  # there may be none
+            os.close(_open_beneath_task(request.tid, sockaddr[2:110].split(b"\0")[0]))
+        raise _NoDescriptor(errno.EPERM, "a socket file cannot be judged where pidfd_getfd(2) is refused")
+    if domain in (AF_INET, AF_INET6) or domain == AF_UNSPEC and family != "connect":
+        for kind in _possible_kinds(sup, family, sockaddr):
+            _judge_inet(sup, call, domain or AF_INET, kind, sockaddr)
+    elif domain not in (AF_UNIX, AF_UNSPEC, AF_NETLINK):
+        raise OSError(errno.EAFNOSUPPORT, "socket family %d" % domain)
+    return call
+
+
+def _possible_kinds(sup, family, sockaddr):
+    """The types of socket that a call may go through: to a stream one sendto(2) gives no address, and
+    what is no TCP port of the policy Landlock refuses."""
+    datagrams, ports = _datagram_kinds(sup.policy)[0], _connect_ports(sup.policy)
+    port = int.from_bytes(sockaddr[2:4], "big")
+    streams = sup.launching.abi < 4 or ports is None or any(low <= port <= high for low, high in ports)
+    if datagrams and (family == "sendto" or not streams):
+        return [SOCK_DGRAM]
+    return [SOCK_STREAM, SOCK_DGRAM] if datagrams else [SOCK_STREAM]
+
+
+def _continue_if_private(sup, call):
+    """On the supervisor's thread, while the task waits."""
+    why = _shares_memory(sup, call.request)
+    if why is None:
+        return _CONTINUE
+    sup.deny(call, "cannot be judged safely here: pidfd_getfd(2) is refused, and the task %s" % why, None)
+    return _refuse(errno.EPERM)
+
+
+def _shares_memory(sup, request):
+    """How others could change a task's memory while it waits, or None if nobody can: it has one
+    thread, its memory is its own (a program that has executed since it was made, or a copy of a
+    parent with one thread), and nothing is mapped that the sandbox can write."""
+    status, fields = _task_status(request.tid), _proc_stat(request.tid)
+    if status.get("Threads") != "1" or not fields:
+        return "has other threads"
+    forked_only = int(fields[6]) & 0x40  # PF_FORKNOEXEC, proc_pid_stat(5)
+    if sup.census.shares_memory or forked_only and _task_status(int(fields[1])).get("Threads") != "1":
+        return "may share its memory with another"
+    if sup.may_write("/proc/%d/mem" % request.tid):
+        return "can be written to through /proc"
+    program = os.readlink("/proc/%d/exe" % request.tid)
+    with open("/proc/%d/maps" % request.tid, "rb") as file:
+        for line in file:
+            words = line.rstrip(b"\n").split(None, 5)
+            name = os.fsdecode(words[5]) if len(words) > 5 else ""
+            shared = words[1][3:] == b"s" and (b"w" in words[1] or not name)
+            if shared or name and _is_in_memory([os.fsencode(name)]) or name != program and sup.may_write(name):
+                return "maps memory that others can write: %s" % (name or "shared")
+    return None
 
 
 def _judge_inet(sup, call, domain, kind, sockaddr):
@@ -2188,24 +2286,37 @@ def _connect_now(call, sock, sockaddr):
 def _on_bind(sup, request):
     """bind(2), trapped only for a callback; Landlock judges what may be bound."""
     sockaddr = _read_sockaddr(request, request.args[1], request.args[2] & 0xffffffff)
-    sock = sup.broker.tasks.descriptor(request.task, request.args[0])
+    try:
+        sock = sup.broker.tasks.descriptor(request.task, request.args[0])
+    except _NoDescriptor:
+        return sup.judge(_unseen_bind(sup, request, sockaddr))
     call = _Call(request, "bind", None, fds=[sock])
     try:
         sup.listener.check(request)
         family, name = struct.unpack_from("=H", sockaddr)[0], sockaddr[2:110].split(b"\0")[0]
         if family == AF_UNIX and name and _socket_kind(sock)[0] == AF_UNIX:
             return _bind_unix(sup, call, sock, name)
-        domain = _socket_kind(sock)[0]
-        peer = _inet_peer(sockaddr, domain if family == AF_UNSPEC else family)
-        if peer is not None:
-            version, number, port = peer
-            wildcard = not any(sockaddr[4:8] if version == 4 else sockaddr[8:24])
-            call.event.update(host=_ntop(version, 0 if wildcard else number), port=port)
+        _tell_bound(call, sockaddr, _socket_kind(sock)[0] if family == AF_UNSPEC else family)
         call.act = lambda: _result_of(_libc.bind(sock, sockaddr, len(sockaddr)))
         return sup.judge(call)
     except BaseException:
         call.close()
         raise
+
+
+def _tell_bound(call, sockaddr, family):
+    peer = _inet_peer(sockaddr, family)
+    if peer is not None:
+        version, number, port = peer
+        wildcard = not any(sockaddr[4:8] if version == 4 else sockaddr[8:24])
+        call.event.update(host=_ntop(version, 0 if wildcard else number), port=port)
+
+
+def _unseen_bind(sup, request, sockaddr):
+    call = _unseen_socket_call(sup, request, "bind", sockaddr)
+    call.refusal, call.address = None, None  # Landlock judges what may be bound
+    _tell_bound(call, sockaddr, struct.unpack_from("=H", sockaddr)[0] or AF_INET)
+    return call
 
 
 def _bind_unix(sup, call, sock, name):
@@ -2354,6 +2465,8 @@ def _on_sendmmsg(sup, request):
             if not sent:
                 raise
             return _return(sent)
+        if call.message is None:
+            return _unseen_messages(sup, call, fd, headers, count)
         if sup.asks("sendto"):
             return sup.judge(call)
         call.message.patient = not sent
@@ -2361,6 +2474,20 @@ def _on_sendmmsg(sup, request):
         if reply is None or reply[1]:
             return reply if not sent else _return(sent)
     return _return(count)
+
+
+def _unseen_messages(sup, first, fd, headers, count):
+    """All are judged, then the kernel sends them by itself. With a callback only one can be."""
+    calls = [first] + [_message_call(sup, _Message(first.request, first.request.args[3]).read(
+        sup, headers + i * (_MSGHDR.size + 8)), fd) for i in range(1, count)]
+    if count > 1 and sup.asks("sendto"):
+        raise _NoDescriptor(errno.EPERM, "several messages in a call cannot be judged where pidfd_getfd(2) is refused")
+    for call in calls[1:]:
+        refusal = call.refusal or sup.context.refusal(call)
+        if refusal:
+            sup.refuse_call(call, *refusal)
+            return None
+    return sup.judge(first)
 
 
 def _message_call(sup, message, fd, mmsghdr=None):
@@ -2380,11 +2507,16 @@ def _message_call(sup, message, fd, mmsghdr=None):
         if message.address:
             call = _socket_call(sup, request, "sendto", fd, message.address, act)
         else:
-            sock = sup.broker.tasks.descriptor(request.task, fd)
+            try:
+                sock = sup.broker.tasks.descriptor(request.task, fd)
+            except _NoDescriptor:  # connected, or the kernel refuses it
+                return _unseen_socket_call(sup, request, None, struct.pack("=H", AF_NETLINK))
             call = _Call(request, None, lambda: act(call, sock, b""), fds=[sock])
     except BaseException:
         message.close()
         raise
+    if not call.fds:
+        return call  # the kernel's to send
     call.message = message
     call.fds.extend(message.fds)
     try:
@@ -2785,13 +2917,20 @@ def _directory_of(sup, request, dirfd, name, resolve=0):
     if name[:1] == b"/" and not resolve & RESOLVE_IN_ROOT:
         return AT_FDCWD
     if dirfd & 0xffffffff == AT_FDCWD & 0xffffffff:
-        return _result(sup.walker.open(AT_FDCWD, b"/proc/%d/cwd" % request.tid,
-                                       O_PATH | os.O_DIRECTORY), "cwd")
+        def cwd():
+            return sup.walker.open(AT_FDCWD, b"/proc/%d/cwd" % request.tid, O_PATH | os.O_DIRECTORY)
+        # With fewer capabilities than its tasks may have the kernel lets nobody look at them.
+        return _result(cwd() if request.capabilities is None else _with_capabilities(-1, cwd), "cwd")
+    return _descriptor_to_look(sup, request, dirfd)
+
+
+def _descriptor_to_look(sup, request, fd):
+    """A copy of a task's descriptor, or, where that is refused, an O_PATH one of the same object."""
     try:
-        return sup.broker.tasks.descriptor(request.task, dirfd)
-    except PermissionError:  # a container's profile refuses pidfd_getfd: to walk from, this will do
-        return _result(sup.walker.open(AT_FDCWD, b"/proc/%d/fd/%d" % (request.tid, dirfd & 0xffffffff),
-                                       O_PATH), "descriptor")
+        return sup.broker.tasks.descriptor(request.task, fd)
+    except _NoDescriptor:
+        return _result(sup.walker.open(AT_FDCWD, b"/proc/%d/fd/%d" % (request.tid, fd & 0xffffffff), O_PATH),
+                       "descriptor")
 
 
 class _Path:
@@ -3348,14 +3487,20 @@ class _PathCall(_Record):
 
 def _on_path(sup, request):
     """One of these calls. A path that is a null pointer is one in a register: the kernel refuses it,
-    or means the descriptor alone (futimens(3))."""
+    or means the descriptor alone (futimens(3)). access(2) goes by the permitted capabilities."""
     row, args = _PATH_CALLS[request.nr], request.args
     if not args[row.path]:
         return _CONTINUE
     flags = row.fixed if row.flags is None else args[row.flags] & 0xffffffff
     if row.flags is not None and flags & ~row.allowed:
         return _refuse(errno.EINVAL)
-    call = _Call(request, row.family, None)
+    if row.family == "access" and request.capabilities and not flags & AT_EACCESS:
+        return _with_capabilities(request.capabilities[1], lambda: _judge_path(sup, request, row, flags))
+    return _judge_path(sup, request, row, flags)
+
+
+def _judge_path(sup, request, row, flags):
+    call, args = _Call(request, row.family, None), request.args
     try:
         rest = [load(request, index) for load, index in row.rest]
         name = _read_string(request, args[row.path], 4096)
@@ -3529,7 +3674,7 @@ class _Exec:
         if not name:
             if not flags & AT_EMPTY_PATH:
                 return -errno.ENOENT, b"", b""
-            fd = self.sup.broker.tasks.descriptor(self.request.task, dirfd)
+            fd = _descriptor_to_look(self.sup, self.request, dirfd)
             self.call.fds.append(fd)
             return fd, _fd_path(fd), b"/dev/fd/%d" % (dirfd & 0xffffffff)
         start = _directory_of(self.sup, self.request, dirfd, name)
@@ -3837,6 +3982,7 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "mremap": (_on_growth, False, _limits_memory, "mmap"),
     "memfd_create": (_on_memfd, False, _limits_memory, None),
     "setpgid": (_on_setpgid, True, _always, None),
+    "capset": (_on_capset, False, _always, None),
     "inotify_add_watch": (_on_watch, True, _always, None),
     "rt_sigaction": (_on_sigaction, False, _always, None),
     "prlimit64": (_on_other_process(0), False, _always, None),
@@ -3915,6 +4061,13 @@ class _Broker:
                         self.faults.append(repr(e))
         finally:
             self._ended.release()
+
+    @staticmethod
+    def as_task(request, function):
+        """On a confined thread: with no more capabilities than the task has left (capset(2))."""
+        if request.capabilities is None:
+            return function()
+        return _with_capabilities(request.capabilities[0], function)
 
     def call(self, function, *args):
         """Runs a function there and returns or raises what it does; ProcessLookupError once the
@@ -4287,7 +4440,7 @@ class _Supervisor:
         trapped = {row[0] for row in self.handlers.values()}
         self.walker = (_Walker() if trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
                        else None)
-        self.writable = [os.path.realpath(path) for path in policy.fs_writable if self.walker]
+        self.writable = [os.path.realpath(path) for path in policy.fs_writable]
         self.context = PolicyContext(self, self.network.ceiling(), policy.max_memory,
                                      policy.max_processes, "openat" in self.asked, policy.fs_denied)
         self.callback = (_Callback(self, policy.policy_fn, policy.policy_timeout)
@@ -4301,6 +4454,7 @@ class _Supervisor:
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
         self.ending, self.reason, self.forked = False, None, False
+        self.capabilities_dropped = False  # by some task, so that each has to be asked for its own
         self.holds_interval = False
         self.watching = 0      # how often waits will be looked at still
         self.orphaned = False  # nobody will wait for the end
@@ -4528,6 +4682,9 @@ class _Supervisor:
         if handler is None:
             self.listener.reply(request, _refuse(errno.EPERM))
             return
+        if self.capabilities_dropped:
+            self.mailbox.post(lambda: self._identify(request, handler))
+            return
         if needs_task or family in self.asked:
             request.task = self.broker.tasks.find(request.tid)
             if request.task is None:
@@ -4540,6 +4697,8 @@ class _Supervisor:
         status = _task_status(request.tid)
         if "Tgid" in status:
             request.task = _Task(request.tid, int(status["Tgid"]), int(status["PPid"]))
+            if self.capabilities_dropped:
+                request.capabilities = int(status["CapEff"], 16), int(status["CapPrm"], 16)
             self.broker.mailbox.post(lambda: self.answer(request, handler))
         else:
             self.listener.reply(request, _refuse(errno.EPERM))
@@ -4549,7 +4708,10 @@ class _Supervisor:
         error that the kernel gave, or EPERM for one of our own, which the Result then tells."""
         reply = _refuse(errno.EPERM)
         try:
-            reply = handler(self, request)
+            if self.broker.tid == threading.get_native_id():
+                reply = self.broker.as_task(request, lambda: handler(self, request))
+            else:
+                reply = handler(self, request)
         except OSError as e:
             reply = self._refusal_of(request, e)
         except Exception as e:
@@ -4560,7 +4722,11 @@ class _Supervisor:
     def _refusal_of(self, request, error):
         """Memory that cannot be read: no event can be built of it, so it is EPERM where one is
         asked for; else the error that the kernel would give."""
-        family = self.handlers[request.nr][3]
+        handler, _, _, family = self.handlers[request.nr]
+        if isinstance(error, _NoDescriptor):
+            family = family or ("bind" if handler is _on_listen else "openat")
+            self.deny(_Call(request, family, None), error.strerror, None)
+            return _refuse(errno.EPERM)
         if error.errno in (errno.EFAULT, errno.EPERM) and family in self.asked:
             self.fault("%s: its arguments cannot be read: %s" % (family, error))
             return _refuse(errno.EPERM)
@@ -4633,7 +4799,7 @@ class _Supervisor:
         reply = _refuse(errno.EPERM)
         try:
             self.listener.check(call.request)
-            reply = act()
+            reply = act() if call.where == _ANYWHERE else self.broker.as_task(call.request, act)
         except OSError as e:
             reply = _refuse(e.errno or errno.EPERM)
         except Exception as e:
@@ -5711,6 +5877,9 @@ class _Launch:
         if self.policy.user is not None and uid:
             # With other real ids than its tasks', the broker reads their memory by CAP_SYS_PTRACE;
             # Landlock keeps that to the sandbox.
+            if not self._cap_data[1] & CAP_SYS_PTRACE:
+                raise UnsupportedError("user", "CAP_SYS_PTRACE, for the thread that judges its calls",
+                                       "a root without it; in a container: --cap-add SYS_PTRACE")
             keep, other_user = CAP_SYS_PTRACE, True
         self._cap_data[:] = [keep, keep, 0, 0, 0, 0]
         steps.append(("capabilities", "capset",

@@ -22,7 +22,7 @@ open_by_handle_at ioperm iopl quotactl quotactl_fd acct syslog kcmp process_madv
 modify_ldt shmget shmat shmctl shmdt semget semop semctl semtimedop msgget msgsnd msgrcv msgctl
 mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr""".split())
 UNKNOWN = set("clone3 io_uring_setup io_uring_enter io_uring_register".split())
-TRAPPED = set("fork vfork execve execveat connect listen inotify_add_watch".split())
+TRAPPED = set("fork vfork execve execveat connect listen inotify_add_watch capset".split())
 BY_ARGUMENT = set("""clone socket socketpair ioctl personality seccomp sendto sendmsg sendmmsg prlimit64
 sched_setaffinity sched_setscheduler sched_setparam sched_setattr setpriority ioprio_set setpgid
 rt_sigaction fcntl setsockopt""".split())

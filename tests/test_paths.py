@@ -418,3 +418,76 @@ def test_the_list_of_path_calls_agrees_with_strace():
     named = {line.split("(")[0] for line in result.stderr.decode("utf-8", "replace").splitlines() if "(" in line}
     unknown = {name for name in named if name.startswith("syscall_")}  # newer than strace
     assert len(named) > 3 and named - TAKE_PATHS - unknown <= {"getcwd", "fstat", "fstatfs"}, named - TAKE_PATHS
+
+
+# -- identity --------------------------------------------------------------------------------------
+
+DROP = r"""
+def drop(permitted, effective):
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(effective, permitted, 0, 0, 0, 0)
+    assert libc.capset(header, data) == 0
+def everything():
+    s = socket.socket(socket.AF_UNIX)
+    return [ok(opened, 'closed/f', 0), ok(os.stat, 'closed/f'), ok(opened, 'closed/new', os.O_CREAT | os.O_WRONLY), ok(os.mkdir, 'closed/d'), ok(os.truncate, 'closed/f', 0), ok(os.chmod, 'others', 0o644),
+            ok(os.chown, 'others', 0, 0), ok(os.rename, 'closed/f', 'x'), ok(s.connect, 'closed/s'), ok(bound, 'closed/s2'), ok(os.listdir, 'closed'), ok(os.utime, 'others'), os.access('closed/f', 4), ok(os.link, 'closed/f', 'l'), ok(opened, 'others', 1)]
+"""
+
+
+def test_capabilities_that_a_task_drops_are_not_lent_to_it(tmp_path):
+    """What it may not do itself any more, it cannot have done for it; another task still can."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root (capabilities)")
+
+    def prepare():
+        subprocess.run(["rm", "-rf", str(tmp_path)], check=True)
+        (tmp_path / "closed").mkdir(parents=True)
+        (tmp_path / "closed" / "f").write_text("x")
+        (tmp_path / "others").write_text("x")
+        (tmp_path / "others").chmod(0o600)
+        import socket
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(tmp_path / "closed" / "s"))
+        for name in ("closed/f", "closed/s", "others", "closed"):
+            os.chown(tmp_path / name, 4321, 4321)
+            os.chmod(tmp_path / name, 0o700)
+    outcomes = {}
+    for caps in ("pass", "drop(0, 0)", "drop(0x1b, 0)", "drop(1, 1)", "drop(8, 8)"):
+        for fields in (dict(), dict(policy_fn=allow, policy_events=["file", "network"])):
+            prepare()
+            outcomes.setdefault(caps, []).append(attempts(DROP + "mine = os.getpid()\n%s\nprint(*everything())\npid = os.fork()\nif not pid: os._exit(0)\nos.wait()" % caps, tmp_path, **fields))
+    for caps, (alone, watched) in outcomes.items():
+        # socket files are judged with the rights of the broker too; alone, connect(2) is done on behalf as well
+        assert alone == watched, (caps, list(zip(alone, watched)))
+    assert outcomes["pass"][0].count("EACCES") == 0 and outcomes["drop(0, 0)"][0].count("EACCES") > 8
+    prepare()
+    script = DROP + "r, w = os.pipe()\nif not os.fork(): drop(0, 0); os.write(w, b'x'); import time; time.sleep(1); os._exit(0)\nos.read(r, 1); print(ok(opened, 'closed/f', 0), os.getcwd() != '', ok(os.stat, 'closed/f'))"
+    assert attempts(script, tmp_path, policy_fn=allow, policy_events=["file"]) == ["ok", "True", "ok"]
+
+
+@pytest.mark.parametrize("user", [None, "1234:1234"])
+def test_nobody_gets_more_on_behalf_than_alone(tmp_path, user):
+    """Devices, others' files, ids: refused alone and refused under a callback."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root (user=, others' files)")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "others").write_text("x")
+    (tmp_path / "others").chmod(0o640)
+    for parent in [tmp_path, *tmp_path.parents]:
+        if str(parent).startswith("/tmp/"):
+            os.chmod(parent, 0o755)
+    script = TRY_ALL + ("w = 'work/'\nprint(ok(os.mknod, w + 'dev', 0o60600, os.makedev(8, 0)), ok(os.mknod, w + 'chr', 0o20600, os.makedev(1, 1)), ok(os.chmod, 'others', 0o666), ok(os.chown, 'others', os.getuid(), 1),"
+                        " ok(opened, 'others', 1), ok(os.utime, 'others', (1, 1)), ok(os.setxattr, 'others', 'user.x', b'x'), ok(os.setxattr, 'others', 'trusted.x', b'x'), ok(os.setxattr, w, 'security.capability', b'x'), ok(os.setuid, 4321), ok(os.link, 'others', w + 'o'), ok(os.chmod, '/etc/passwd', 0o666) if os.getuid() else '')")
+    outcomes = []
+    for fn in (None, allow):
+        subprocess.run(["rm", "-rf", str(tmp_path / "work")], check=True)
+        (tmp_path / "work").mkdir()
+        (tmp_path / "others").chmod(0o640)
+        os.chown(tmp_path / "others", 0, 0)
+        if user:
+            os.chown(tmp_path / "work", 1234, 1234)
+        result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path / "work"], cwd=tmp_path, user=user, policy_fn=fn).run(
+            ["/usr/bin/python3" if user else sys.executable, "-S", "-c", script])
+        assert result.success, result
+        outcomes.append(result.stdout.split())
+    assert outcomes[0] == outcomes[1], list(zip(*outcomes))
+    assert outcomes[0][:2] == [b"EACCES", b"EACCES"] and (not user or b"ok" not in outcomes[0])
