@@ -244,11 +244,13 @@ EVENTS_C = r"""
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-int main(int argc, char **argv) {  /* openat, connect or execve, and how often: us each */
+int main(int argc, char **argv) {  /* openat, stat, connect or execve, and how often: us each */
+    struct stat info;
     int count = atoi(argv[2]);
     struct sockaddr_in to = {AF_INET, htons(9), {htonl(INADDR_LOOPBACK)}};
     struct timespec a, b;
@@ -257,6 +259,9 @@ int main(int argc, char **argv) {  /* openat, connect or execve, and how often: 
         if (*argv[1] == 'o') {
             int fd = open("/etc/hostname", O_RDONLY);
             if (fd < 0 || close(fd))
+                return 3;
+        } else if (*argv[1] == 's') {
+            if (stat("/etc/hostname", &info))
                 return 3;
         } else if (*argv[1] == 'c') {
             int s = socket(AF_INET, SOCK_STREAM, 0);
@@ -298,7 +303,43 @@ EVENT_HOST = """if True:
         sys.exit("%r %r" % (result, result.stderr))
     sys.stdout.write(result.stdout.decode()); sys.stdout.flush(); os._exit(0)
 """
-COUNTS = {"openat": "2000", "connect": "1500", "execve": "100"}
+COUNTS = {"openat": "2000", "stat": "2000", "connect": "1500", "execve": "100"}
+
+
+WATCHED_HOST = """if True:
+    import os, sys, time
+    library, folder, *command = sys.argv[1:]
+    if library:
+        sys.path.insert(0, library)
+    from sandlock import Sandbox
+    paths = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/proc", "/dev", sys.base_prefix]
+    box = Sandbox(fs_readable=[p for p in paths if os.path.exists(p)], fs_writable=[folder, "/dev/null"],
+                  policy_fn=lambda event, ctx: None)
+    os.chdir(folder)
+    begin = time.perf_counter()
+    result = box.run(command)
+    seconds = time.perf_counter() - begin
+    if not result.success:
+        sys.exit("%r %r" % (result, result.stderr))
+    print(seconds); sys.stdout.flush(); os._exit(0)
+"""
+
+
+def watched(generate, reference, *command):
+    """A row maker: seconds of a program under a callback that allows everything."""
+    def make(folder, cleanup):
+        generate(folder)
+        inside, library = os.path.join(folder, "in"), library_copy(folder)
+        os.makedirs(inside, exist_ok=True)
+        env = program_env(folder)
+
+        def host(python, library):
+            words = [python, "-I", "-c", WATCHED_HOST, library, inside]
+            return lambda: float(run_outside(words + list(command), env=env)[1])
+        if reference == "09":
+            return host(sys.executable, library), host(sandlock09(), "")
+        return host(sys.executable, library), lambda: run_outside(list(command), env=env, cwd=inside)[0]
+    return make
 
 
 def compile_c(folder, name, source):
@@ -320,6 +361,8 @@ def event(name, reference, pinned=False, spins=False):
         def host(python, library, spins=False):
             words = [python, "-I", "-c", EVENT_HOST, library, "1" * pinned, "1" * spins, name]
             return lambda: float(run_outside(words + command)[1]) * 1e-6
+        if reference == "bare":
+            return host(sys.executable, library), lambda: float(run_outside(command)[1]) * 1e-6
         if reference == "09":
             return host(sys.executable, library), host(sandlock09(), "")
         if reference == "self":
@@ -358,11 +401,15 @@ def generate_tree(folder, files=2000):
             f.write("line %d\n" % i * (i % 300 + 1))
 
 
-def generate_repository(folder):
-    generate_tree(folder, 800)
+def generate_repository(folder, files=800):
+    generate_tree(folder, files)
     git = ["git", "-C", os.path.join(folder, "in"), "-c", "user.name=b", "-c", "user.email=b@b"]
     for words in ("init -q", "add .", "commit -q -m all", "repack -adq"):
         run_outside(git + words.split(), env=program_env(folder))
+
+
+def generate_large_repository(folder):
+    generate_repository(folder, 5000)
 
 
 def generate_nothing(folder):
@@ -477,6 +524,18 @@ ROWS = (
     Row("connect event, one core / C", 1.5, 9, "gcc taskset", event("connect", "C", True)),
     Row("execve event / sandlock 0.9", 0.35, 9, "gcc", event("execve", "09")),
     Row("execve event, one core / sandlock 0.9", 0.35, 9, "gcc taskset", event("execve", "09", True)),
+    Row("stat event / sandlock 0.9", None, 9, "gcc", event("stat", "09")),
+    Row("stat event, one core / sandlock 0.9", None, 9, "gcc taskset", event("stat", "09", True)),
+    Row("stat event / bare", None, 9, "gcc", event("stat", "bare")),
+    Row("execve event / bare", None, 9, "gcc", event("execve", "bare")),
+    Row("python3 -c pass, watched / bare", 2.5, 9, "python3",
+        watched(generate_nothing, "bare", "/usr/bin/python3", "-c", "pass")),
+    Row("python3 -c pass, watched / sandlock 0.9", 0.5, 9, "python3",
+        watched(generate_nothing, "09", "/usr/bin/python3", "-c", "pass")),
+    Row("git status of 5,000 files, watched / bare", 2.5, 5, "git",
+        watched(generate_large_repository, "bare", "git", "status", "-s")),
+    Row("git status of 5,000 files, watched / sandlock 0.9", 0.5, 5, "git",
+        watched(generate_large_repository, "09", "git", "status", "-s")),
     Row("openat event, host spins / host does not", 5, 5, "gcc", event("openat", "self", spins=True)),
     Row("import sandlock / its main imports", 1.6, 41, "", make_import),
 )
