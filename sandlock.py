@@ -694,6 +694,7 @@ SHUT_RDWR = 2
 IPPROTO_TCP, IPPROTO_UDP, NETLINK_ROUTE = 6, 17, 0
 MSG_FASTOPEN, MSG_DONTWAIT, MSG_NOSIGNAL = 0x20000000, 0x40, 0x4000
 TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL = 0x5412, 0x541C, 0x5423, 0x540C
+F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 8, 15, 0x8901, 0x8902
 F_SETLEASE, F_SETDELEG = 1024, 1040  # a lease makes whoever opens the file wait, host or not
 FIONREAD = 0x541B
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
@@ -1079,7 +1080,8 @@ _FS_WRITE = (_FS_READ + " WRITE_FILE TRUNCATE IOCTL_DEV REMOVE_DIR REMOVE_FILE M
 _FS_ON_FILES = "EXECUTE READ_FILE WRITE_FILE TRUNCATE IOCTL_DEV RESOLVE_UNIX"  # others: EINVAL
 _FS_DEVICE = "READ_FILE WRITE_FILE TRUNCATE IOCTL_DEV"
 
-_PROTECTIONS = (  # what is lost below an ABI: (name for Result.unenforced, ABI, kernel)
+ABI_TRUNCATE, ABI_TCP, ABI_SCOPED = 3, 4, 6
+_PROTECTIONS = (  # what Landlock lacks below an ABI: (name for Result.unenforced, ABI, kernel)
     ("files", 1, "5.13"),
     ("truncation of files that are not writable", 3, "6.2"),
     ("TCP ports", 4, "6.7"),
@@ -1097,9 +1099,11 @@ def landlock_abi_version():
     return max(0, _raw(_NR["landlock_create_ruleset"], 0, 0, LANDLOCK_CREATE_RULESET_VERSION))
 
 
-def _lost_protections(abi):
-    """Names of what Landlock `abi` cannot enforce. Nothing is lost from ABI 6 on."""
-    return tuple(name for name, needed, _ in _PROTECTIONS if abi < needed)
+def _lost_protections(abi, supervised=True):
+    """Names of what cannot be enforced. With any Landlock the supervisor does what that lacks: it
+    needs a domain of its own to tell who is in the sandbox."""
+    return () if abi and supervised else tuple(
+        name for name, needed, _ in _PROTECTIONS if abi < needed)
 
 
 class _Rules(_Record):
@@ -1225,7 +1229,8 @@ def kernel_support():
         return bool(_NR) and _raw(_NR[name], *args) not in (-errno.ENOSYS, -errno.EPERM)
 
     rows = {"architecture": (" or ".join(_ARCHITECTURES), _ARCH is not None)}
-    rows.update(("Landlock: " + name, ("Linux %s with Landlock" % kernel, abi >= needed))
+    rows.update(("Landlock: " + name, ("Linux %s with Landlock; without, the supervisor sees to it" % kernel
+                                       if needed > 1 else "Linux 5.13 with Landlock", abi >= needed))
                 for name, needed, kernel in _PROTECTIONS)
     rows.update({
         "seccomp: listener": ("Linux 5.9", flags.listener),
@@ -1252,7 +1257,7 @@ def _proc_hides_processes():
                for value in (b"2", b"4", b"invisible", b"ptraceable"))
 
 
-def _require_enforceable(policy, abi):
+def _require_enforceable(policy, abi, supervised=True):
     """The protections that best_effort leaves out; UnsupportedError without it."""
     if _ARCH is None:
         raise UnsupportedError("architecture", " or ".join(_ARCHITECTURES), os.uname().machine)
@@ -1262,8 +1267,8 @@ def _require_enforceable(policy, abi):
         if not policy.best_effort:
             raise UnsupportedError(_FINDING, "/proc without hidepid, root, or best_effort",
                                    "/proc mounted with hidepid")
-        return _lost_protections(abi) + (_FINDING,)
-    lost = _lost_protections(abi)
+        return _lost_protections(abi, supervised) + (_FINDING,)
+    lost = _lost_protections(abi, supervised)
     if lost and not policy.best_effort:
         name, needed, kernel = next(row for row in _PROTECTIONS if row[0] == lost[0])
         raise UnsupportedError(name, "Landlock ABI %d (Linux %s), or best_effort" % (needed, kernel),
@@ -1369,9 +1374,9 @@ _NEVER_ALLOWED = frozenset(
 class _FilterPlan(_Record):
     """All that a filter depends on. `actions`: sorted (syscall name, label) pairs. `supervised`:
     False under confine(), which has nobody to notify. `udp`, `unix_datagrams`: which datagram
-    sockets exist. `data_limit`: the supervisor limits memory."""
+    sockets exist. What the supervisor judges: `data_limit`, `signals`, `truncation`, `opens`."""
     _fields = dict(arch=None, actions=(), supervised=True, udp=False, unix_datagrams=False,
-                   data_limit=False)
+                   data_limit=False, signals=False, truncation=False, opens=False)
 
 
 # Argument blocks: what a syscall's registers must be. Each ends in a jump. "notify" and "fork" are
@@ -1517,6 +1522,52 @@ _ROUTING_OPTIONS = {0: (4,), 41: (5, 6, 32, 57)}
 # IPPROTO_IP: IP_OPTIONS; IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_FLOWLABEL_MGR, IPV6_RTHDR
 
 
+def _block_ioctl(asm, plan):
+    """Pushing input and holding terminals up; and naming a receiver of signals in memory, where
+    those are judged."""
+    asm.ld(_arg(1))
+    for request in (TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL) + (FIOSETOWN, SIOCSPGRP) * plan.signals:
+        asm.jeq(request, "eperm")
+    asm.goto("allow")
+
+
+def _block_fcntl(asm, plan):
+    asm.ld(_arg(1))
+    for command in (F_SETLEASE, F_SETDELEG) + (F_SETOWN_EX,) * plan.signals:
+        asm.jeq(command, "eperm")
+    if plan.signals:
+        asm.jeq(F_SETOWN, "notify")
+    asm.goto("allow")
+
+
+def _block_prctl(asm, plan):
+    """Where the kernel tells who is inside by whom the broker may look at, nobody hides from it."""
+    asm.ld(_arg(0))
+    asm.jeq(PR_SET_DUMPABLE, "prctl-dumpable")
+    asm.goto("allow")
+    asm.label("prctl-dumpable")
+    asm.ld(_arg(1))
+    asm.jeq(0, "eperm")
+    asm.goto("allow")
+
+
+def _block_open(flags):
+    """Below Landlock's ABI 3: emptying a file that is opened for reading only."""
+    def block(asm, plan):
+        if not plan.truncation:
+            return asm.goto("notify")
+        label = "open-%d" % flags
+        asm.ld(_arg(flags))
+        asm.jset(os.O_TRUNC, label)
+        asm.goto(label + "-on")
+        asm.label(label)
+        asm.and_(os.O_ACCMODE)
+        asm.jeq(os.O_RDONLY, "errno:%d" % errno.EACCES)
+        asm.label(label + "-on")
+        asm.goto("notify" if plan.opens else "allow")
+    return block
+
+
 def _block_growth(size):
     """More than 1 MiB, in a register of 64 bits; only where it is trapped at all."""
     def block(asm, plan):
@@ -1552,9 +1603,11 @@ _BLOCKS = {
     "clone": _block_clone,
     "socket": _block_socket,
     "socketpair": _block_socketpair,
-    "ioctl": _block_values(1, [TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL], then="eperm",
-                           otherwise="allow"),
-    "fcntl": _block_values(1, [F_SETLEASE, F_SETDELEG], then="eperm", otherwise="allow"),
+    "ioctl": _block_ioctl,
+    "fcntl": _block_fcntl,
+    "prctl": _block_prctl,
+    "open": _block_open(1),
+    "openat": _block_open(2),
     "personality": _block_values(0, _HARMLESS_PERSONALITIES),
     "seccomp": _block_bits(1, SECCOMP_FILTER_FLAG_NEW_LISTENER),
     "sendto": _block_send(3, 4),
@@ -1576,21 +1629,27 @@ _BLOCKS = {
 }
 
 
-def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, False)):
+def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, False), truncates=True):
     """What the filter of a policy does: a pure function. `deny`, `allow`: the policy's extra_*
     names; `trapped`: names that the supervisor handles, none under confine(); `refused`: names
-    that get EACCES; `datagrams`: whether UDP and Unix datagram sockets exist."""
-    growth, data_limit = "mmap" in trapped, "memfd_create" in trapped
+    that get EACCES; `datagrams`: whether UDP and Unix datagram sockets exist; `truncates`: Landlock
+    judges truncation."""
+    growth, data_limit, opens = ("mmap" in trapped, "memfd_create" in trapped, "openat" in trapped)
     left_out = set(() if growth else ("mmap", "mremap")) | set(() if data_limit else ("setrlimit",))
+    left_out |= set(("open", "openat") if truncates and not opens else ())
+    left_out |= set(() if "kill" in trapped else ("prctl",))
     actions = {name: "block:" + name for name in _BLOCKS if name not in left_out}
     actions.update((name, "notify") for name in trapped if name not in _BLOCKS)
     actions.update((name, "errno:%d" % errno.EACCES) for name in refused)
+    if not truncates and not opens:
+        actions["openat2"] = "enosys"  # its flags lie in memory; libc falls back
     for error, _, names in _BLOCKED:
         actions.update((name, "errno:%d" % error) for name in names.split()
                        if name not in allow)
     actions.update((name, "eperm") for name in deny)
     return _FilterPlan(arch=arch, actions=tuple(sorted(actions.items())), supervised=bool(trapped),
-                       udp=datagrams[0], unix_datagrams=datagrams[1], data_limit=data_limit)
+                       udp=datagrams[0], unix_datagrams=datagrams[1], data_limit=data_limit,
+                       signals="kill" in trapped, truncation=not truncates, opens=opens)
 
 
 @functools.lru_cache(maxsize=64)
@@ -1617,6 +1676,7 @@ def _assemble_filter(plan):
             asm.label("block:" + name)
             block(asm, plan)
     refused, notify = SECCOMP_RET_ERRNO | errno.EPERM, SECCOMP_RET_USER_NOTIF
+    labels.add("errno:%d" % errno.EACCES)
     verdicts = {label: SECCOMP_RET_ERRNO | int(label[len("errno:"):])
                 for label in sorted(labels) if label.startswith("errno:")}
     verdicts.update(eperm=refused, enosys=SECCOMP_RET_ERRNO | errno.ENOSYS,
@@ -1914,6 +1974,7 @@ class _Call:
     submitted = 0.0  # to the callback, time.monotonic()
     held = None      # (_Held, number of descriptors counted there)
     linked = moves = False
+    abstract = None  # name of a Unix socket, whose owner has still to be looked for
     silent = False   # goes by the callback's thread without asking it
     paths = ()       # of interpreters, besides the event's own
 
@@ -1934,8 +1995,8 @@ class _Call:
 
 def _on_fork(sup, request):
     """A new process (the filter lets threads pass). Flags are in a register: cannot be raced."""
-    if sup.ending:
-        return _refuse(errno.EPERM)
+    if sup.ending or sup.runners is not None and not _with_capabilities(-1, lambda: _is_visible(request.tid)):
+        return _refuse(errno.EPERM)  # a child of one that cannot be told to be inside could not either
     if sup.census.population >= sup.context.max_processes():
         sup.census.take(lambda: sup.answer(request, _on_counted_fork))
         return None
@@ -2045,15 +2106,72 @@ def _on_setpgid(sup, request):
     pid, group = (value & 0xffffffff for value in request.args[:2])
     if group == (pid or request.task.process):
         return _CONTINUE
+    return sup.on_supervisor(request, lambda: _allow_if(_is_group_inside(sup, group)))
 
-    def look():
-        members = set(sup.members())
-        for other in _listed_processes():
-            fields = _proc_stat(other)
-            if fields and int(fields[2]) == group and other not in members:
+
+def _is_group_inside(sup, group):
+    members = set(sup.members())
+    for other in _listed_processes():
+        fields = _proc_stat(other)
+        if fields and int(fields[2]) == group and other not in members:
+            return False
+    return True
+
+
+def _on_signal(argument, groups=False):
+    """Below Landlock's ABI 6: kill(2) and kin reach the sandbox only. The number is in a register; as
+    in _on_other_process. With `groups` it may mean a process group, or everybody."""
+    def handler(sup, request):
+        number = ctypes.c_int32(request.args[argument] & 0xffffffff).value
+        if number <= 0 and not groups:
+            return _refuse(errno.EINVAL)
+        return sup.on_supervisor(request, lambda: _judge_signal(sup, request, number))
+    return handler
+
+
+def _judge_signal(sup, request, number):
+    if number > 0:
+        if not _task_status(number):
+            return _refuse(errno.ESRCH)  # not the kernel's to find: by then it could be another's
+        return _allow_if(sup.is_member(number))
+    own = _task_status(request.tid)
+    if number == -1 and request.nr == _NR["kill"]:  # everybody but the caller
+        others = [pid for pid in sup.members() if pid != int(own.get("Tgid", 0))]
+        found = sup.broker.call(_signal_members, others, request.args[1] & 0xff, sup.runners)
+        return _return(0) if found else _refuse(errno.ESRCH)
+    group = -number or int((_proc_stat(request.tid) or [0] * 3)[2])
+    return _allow_if(_is_group_inside(sup, group))
+
+
+def _on_pidfd_signal(sup, request):
+    """pidfd_send_signal(2), done on behalf: a pidfd means one process for ever."""
+    pidfd, signum = sup.broker.tasks.descriptor(request.task, request.args[0]), request.args[1]
+
+    def send():
+        try:
+            sup.listener.check(request)
+            with open("/proc/self/fdinfo/%d" % pidfd, "rb") as file:
+                rows = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
+            pid = int(rows.get(b"Pid", b"0"))
+            if pid <= 0:
+                return _refuse(errno.ESRCH if b"Pid" in rows else errno.EBADF)
+            if not sup.is_member(pid):
                 return _refuse(errno.EPERM)
+            return _reply(_raw(_NR["pidfd_send_signal"], pidfd, signum & 0xffffffff, 0, 0))
+        finally:
+            os.close(pidfd)
+    reply = sup.on_supervisor(request, send)
+    if reply is not None:
+        os.close(pidfd)
+    return reply
+
+
+def _on_owner(sup, request):
+    """fcntl(F_SETOWN) names who gets signals of a descriptor."""
+    number = ctypes.c_int32(request.args[2] & 0xffffffff).value
+    if not number:
         return _CONTINUE
-    return sup.on_supervisor(request, look)
+    return sup.on_supervisor(request, lambda: _judge_signal(sup, request, number))
 
 
 def _on_capset(sup, request):
@@ -2249,6 +2367,8 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
     socket file for writing asks that before it fails with ENXIO, as it always does."""
     name = sockaddr[2:110].split(b"\0")[0]
     if struct.unpack_from("=H", sockaddr)[0] != AF_UNIX or not name:
+        if not sup.scoped and len(sockaddr) > 2:
+            call.abstract = sockaddr[3:]
         return lambda: act(call, sock, sockaddr)
     target = _open_beneath_task(call.request.tid, name)
     call.fds.append(target)
@@ -2268,6 +2388,25 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
     if error != errno.ENXIO:
         call.refusal = (error, "the socket is not beneath a writable path", "fs_writable")
     return lambda: act(call, sock, struct.pack("=H", AF_UNIX) + link + b"\0")
+
+
+def _is_abstract_inside(sup, name):
+    """Whether all sockets of an abstract name are open in the sandbox, and nowhere else is asked for:
+    inodes from /proc/net/unix, then descriptors of the members; unix(7). True if there is none."""
+    shown = b"@" + name.replace(b"\0", b"@")
+    with open("/proc/%d/net/unix" % sup.pid, "rb") as file:
+        rows = [line.rstrip(b"\n").split(None, 7) for line in file]
+    wanted = {os.fsdecode(b"socket:[" + row[6] + b"]") for row in rows if len(row) > 7 and row[7] == shown}
+    if b"\n" in name:
+        return False  # not told apart from what follows
+    found = set()
+    for pid in sup.members():
+        for fd in _listed("/proc/%d/fd" % pid):
+            try:
+                found.add(os.readlink("/proc/%d/fd/%s" % (pid, fd)))
+            except OSError:
+                continue  # it was closed
+    return wanted <= found
 
 
 def _on_connect(sup, request):
@@ -2296,26 +2435,40 @@ def _on_bind(sup, request):
         family, name = struct.unpack_from("=H", sockaddr)[0], sockaddr[2:110].split(b"\0")[0]
         if family == AF_UNIX and name and _socket_kind(sock)[0] == AF_UNIX:
             return _bind_unix(sup, call, sock, name)
-        _tell_bound(call, sockaddr, _socket_kind(sock)[0] if family == AF_UNSPEC else family)
-        call.act = lambda: _result_of(_libc.bind(sock, sockaddr, len(sockaddr)))
+        domain, kind = _socket_kind(sock)
+        _judge_bind(sup, call, sockaddr, domain if family == AF_UNSPEC else family, kind == SOCK_STREAM)
+        call.act = lambda: _bind_now(sup, sock, sockaddr)
         return sup.judge(call)
     except BaseException:
         call.close()
         raise
 
 
-def _tell_bound(call, sockaddr, family):
+def _bind_now(sup, sock, sockaddr):
+    result = _result_of(_libc.bind(sock, sockaddr, len(sockaddr)))
+    if not result[1] and sup.launching.abi < ABI_TCP:
+        sup.bound.add(os.fstat(sock).st_ino)
+    return result
+
+
+def _judge_bind(sup, call, sockaddr, family, is_stream):
+    """The port is Landlock's to judge, from ABI 4 on."""
     peer = _inet_peer(sockaddr, family)
-    if peer is not None:
-        version, number, port = peer
-        wildcard = not any(sockaddr[4:8] if version == 4 else sockaddr[8:24])
-        call.event.update(host=_ntop(version, 0 if wildcard else number), port=port)
+    if peer is None:
+        return
+    version, number, port = peer
+    wildcard = not any(sockaddr[4:8] if version == 4 else sockaddr[8:24])
+    call.event.update(host=_ntop(version, 0 if wildcard else number), port=port)
+    allowed = sup.policy.net_allow_bind
+    if is_stream and sup.launching.abi < ABI_TCP and "*" not in allowed and not any(
+            low <= port <= high for low, high in (_port_range("", text) for text in allowed)):
+        call.refusal = errno.EACCES, "the port may not be bound", "net_allow_bind"
 
 
 def _unseen_bind(sup, request, sockaddr):
     call = _unseen_socket_call(sup, request, "bind", sockaddr)
-    call.refusal, call.address = None, None  # Landlock judges what may be bound
-    _tell_bound(call, sockaddr, struct.unpack_from("=H", sockaddr)[0] or AF_INET)
+    call.refusal, call.address = None, None  # those are about destinations
+    _judge_bind(sup, call, sockaddr, struct.unpack_from("=H", sockaddr)[0] or AF_INET, True)
     return call
 
 
@@ -2360,7 +2513,7 @@ def _on_listen(sup, request):
     sock = sup.broker.tasks.descriptor(request.task, request.args[0])
     try:
         sup.listener.check(request)
-        if _socket_kind(sock)[0] not in (AF_UNIX, AF_NETLINK) and not _is_bound(sock):
+        if _socket_kind(sock)[0] not in (AF_UNIX, AF_NETLINK) and not _is_bound(sup, sock):
             sup.deny(_Call(request, "bind", None), "listening without bind takes any free port",
                      "net_allow_bind")
             return _refuse(errno.EACCES)
@@ -2381,7 +2534,9 @@ def _socket_name(sock):
     return name.raw[:size.value]
 
 
-def _is_bound(sock):
+def _is_bound(sup, sock):
+    if sup.launching.abi < ABI_TCP:  # Landlock would not judge the port: one that was bound on behalf
+        return os.fstat(sock).st_ino in sup.bound
     name = _socket_name(sock)
     if not struct.unpack_from(">H", name, 2)[0]:
         return False
@@ -3007,6 +3162,8 @@ def _on_open(sup, request):
     dirfd, path_at, flags, mode, resolve = _open_arguments(request)
     if flags & os.O_CREAT and flags & os.O_DIRECTORY and not flags & O_PATH:
         return _refuse(errno.EINVAL)  # as from 6.4 on
+    if flags & os.O_TRUNC and not flags & (os.O_ACCMODE | O_PATH) and 0 < sup.launching.abi < ABI_TRUNCATE:
+        return _refuse(errno.EACCES)
     name = _read_path(request, path_at)
     call = _Call(request, "openat", None)
     try:
@@ -3258,6 +3415,12 @@ def _do_truncate(path, fd, flags, size):
         _raw(_NR["tkill"], path.call.request.tid, signal.SIGXFSZ)
         return -errno.EFBIG
     text = ctypes.create_string_buffer(_link_to(fd))
+    if 0 < path.sup.launching.abi < ABI_TRUNCATE:  # Landlock judges opening for writing in its place
+        opened = _raw(_NR["openat"], AT_FDCWD, _address(text), os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if opened < 0:
+            return opened
+        path.call.fds.append(opened)
+        return _raw(_NR["ftruncate"], opened, size)
     return _raw(_NR["truncate"], _address(text), size)
 
 
@@ -3617,6 +3780,8 @@ def _on_exec(sup, request):
     is what runs: see _Exec."""
     if sup.ending:
         return _refuse(errno.EPERM)
+    if sup.runners is not None:
+        sup.runners.add(request.task.process)
     if not sup.asks("execve"):
         if not sup.context.denies():
             return _CONTINUE
@@ -3925,7 +4090,7 @@ def _read_strings(request, pointers, limit):
 
 # -- the table -----------------------------------------------------------------------------------
 
-def _always(policy):
+def _always(policy, abi=0):
     return True
 
 
@@ -3935,7 +4100,7 @@ def _asks(policy, family):
         family in policy.policy_events or _CATEGORY_OF[family].value in policy.policy_events)
 
 
-def _has_datagrams(policy):
+def _has_datagrams(policy, abi=0):
     udp, unix = _datagram_kinds(policy)
     return udp or unix
 
@@ -3950,15 +4115,28 @@ def _pins_names(policy):
     return any(isinstance(_endpoint("net_allow", text).host, str) for text in policy.net_allow)
 
 
-def _limits_memory(policy):
+def _limits_memory(policy, abi=0):
     return policy.max_memory is not None
 
 
-def _denies_paths(policy):
+def _denies_paths(policy, abi=0):
     return bool(policy.fs_denied)
 
 
-def _opens_on_behalf(policy):
+def _lacks(needed):
+    """What the supervisor does in Landlock's place below an ABI."""
+    return lambda policy, abi: abi < needed
+
+
+def _judges_truncation(policy, abi):
+    return _denies_paths(policy) or abi < ABI_TRUNCATE
+
+
+def _judges_bind(policy, abi):
+    return _denies_paths(policy) or abi < ABI_TCP and "*" not in policy.net_allow_bind
+
+
+def _opens_on_behalf(policy, abi=0):
     return _denies_paths(policy) or _pins_names(policy)
 
 
@@ -3969,8 +4147,8 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "execve": (_on_exec, False, _always, "execve"),
     "execveat": (_on_exec, False, _always, "execve"),
     "connect": (_on_connect, True, _always, "connect"),
-    "bind": (_on_bind, True, _denies_paths, "bind"),
-    "listen": (_on_listen, True, lambda policy: "*" not in policy.net_allow_bind, None),
+    "bind": (_on_bind, True, _judges_bind, "bind"),
+    "listen": (_on_listen, True, lambda policy, abi: "*" not in policy.net_allow_bind, None),
     "sendto": (_on_sendto, True, _has_datagrams, "sendto"),
     "sendmsg": (_on_sendmsg, True, _has_datagrams, "sendto"),
     "sendmmsg": (_on_sendmmsg, True, _has_datagrams, "sendto"),
@@ -3983,6 +4161,13 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "memfd_create": (_on_memfd, False, _limits_memory, None),
     "setpgid": (_on_setpgid, True, _always, None),
     "capset": (_on_capset, False, _always, None),
+    "kill": (_on_signal(0, groups=True), False, _lacks(ABI_SCOPED), None),
+    "tkill": (_on_signal(0), False, _lacks(ABI_SCOPED), None),
+    "tgkill": (_on_signal(1), False, _lacks(ABI_SCOPED), None),
+    "rt_sigqueueinfo": (_on_signal(0), False, _lacks(ABI_SCOPED), None),
+    "rt_tgsigqueueinfo": (_on_signal(1), False, _lacks(ABI_SCOPED), None),
+    "pidfd_send_signal": (_on_pidfd_signal, True, _lacks(ABI_SCOPED), None),
+    "fcntl": (_on_owner, False, _lacks(ABI_SCOPED), None),
     "inotify_add_watch": (_on_watch, True, _always, None),
     "rt_sigaction": (_on_sigaction, False, _always, None),
     "prlimit64": (_on_other_process(0), False, _always, None),
@@ -3992,15 +4177,15 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "sched_setattr": (_on_other_process(0), False, _always, None),
     "setpriority": (_on_other_process(1), False, _always, None),
     "ioprio_set": (_on_other_process(1), False, _always, None),
-    **{name: (_on_path, True, _denies_paths, row[0])
+    **{name: (_on_path, True, _judges_truncation if name == "truncate" else _denies_paths, row[0])
        for rows in (_LOOKED_AT, _DONE_TO_IT, _MADE_IN_IT, _FROM_HERE_TO_THERE) for name, row in rows.items()},
     **{name: (_on_unmediated, False, _denies_paths, family) for name, (family, _) in _UNMEDIATED.items()},
 }
 
 
-def _trapped_syscalls(policy):
+def _trapped_syscalls(policy, abi=_ABIS[-1].abi):
     return tuple(name for name, (_, _, needed, family) in _HANDLERS.items()
-                 if needed(policy) or family and _asks(policy, family))
+                 if needed(policy, abi) or family and _asks(policy, family))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -4209,32 +4394,72 @@ def _interrupt(call):
         _raw(_NR["tgkill"], os.getpid(), call.worker, _interrupting_signal())
 
 
-def _signal_members(pids, signum):
-    """On the broker: signals those of `pids` that the kernel lets it, and returns them.
+def _signal_members(pids, signum, runners=None):
+    """On the broker: signals those of `pids` that are inside, and returns them: whom the kernel lets
+    it signal, or, below Landlock's ABI 6, given `runners`, whom it lets it look at.
 
     By pidfd, so that no number can change its meaning in between; and never the host itself, which
     is the one process outside that a thread may always signal.
     """
     members = []
     for pid in pids:
-        if pid == os.getpid() or _raw(_NR["kill"], pid, 0) != 0:
+        if pid == os.getpid() or runners is None and _raw(_NR["kill"], pid, 0) != 0:
             continue
         try:
             pidfd = _pidfd_open(pid)
         except ProcessLookupError:
             continue  # it ended
         except OSError:  # no descriptor is left: the domain still bounds what a number can mean
-            if _raw(_NR["kill"], pid, signum) == 0:
+            if runners is None and _raw(_NR["kill"], pid, signum) == 0:
                 members.append(pid)
             continue
         try:
-            _pidfd_send_signal(pidfd, signum)
-            members.append(pid)
+            if runners is None or pid in runners or _is_visible(pid):
+                _pidfd_send_signal(pidfd, signum)
+                members.append(pid)
         except OSError:
             continue  # it ended, and the number is another's now
         finally:
             os.close(pidfd)
     return members
+
+
+def _is_visible(pid):
+    """On the broker: whether it may look at a process (PTRACE_MODE_READ; ptrace(2)), which below
+    Landlock's ABI 6 tells who is in its domain. ENOENT: a zombie, which has no program any more."""
+    return _slow(_NR["readlinkat"], AT_FDCWD, b"/proc/%d/exe" % pid, ctypes.create_string_buffer(1), 1) in (
+        1, -errno.ENOENT)
+
+
+class _Runners:
+    """Below Landlock's ABI 6: who has executed something. A program that cannot be read cannot be
+    looked at; so it is known by its number from then on, for as long as its pidfd says that it
+    lives. (It cannot fork.) On the broker's thread."""
+    LIMIT = 64
+
+    def __init__(self):
+        self._pidfds = {}
+
+    def add(self, process):
+        if len(self._pidfds) >= self.LIMIT:
+            self._forget_the_dead()
+        if process not in self:
+            self._pidfds[process] = _pidfd_open(process)
+
+    def __contains__(self, pid):
+        pidfd = self._pidfds.get(pid)
+        if pidfd is not None and _is_readable(pidfd):
+            os.close(self._pidfds.pop(pid))
+            return False
+        return pidfd is not None
+
+    def _forget_the_dead(self):
+        for pid in list(self._pidfds):
+            pid in self  # noqa: B015 (closes what has ended)
+
+    def close(self):
+        while self._pidfds:
+            os.close(self._pidfds.popitem()[1])
 
 
 def _listed_processes():
@@ -4399,7 +4624,7 @@ def _is_in_memory(name):
 
 
 def _descendants(root):
-    """Without signal scoping (Landlock below ABI 6, best_effort): children of children, and whoever
+    """Without any Landlock (best_effort): children of children, and whoever
     is in the first process's session or group. A daemon that left all three is not found."""
     rows = {pid: _proc_stat(pid) for pid in _listed_processes()}
     found = {root}
@@ -4435,7 +4660,8 @@ class _Supervisor:
         self.launching, self.policy, self.network = launch, policy, launch.network
         self.handlers = {_NR[name]: _HANDLERS[name] for name in launch.trapped if name in _NR}
         self.asked = frozenset(family for family in _CATEGORY_OF if _asks(policy, family))
-        self.scoped = launch.abi >= 6
+        self.scoped = launch.abi >= ABI_SCOPED
+        self.runners = _Runners() if 0 < launch.abi < ABI_SCOPED else None
         self.mailbox, self.broker, self.held = _Mailbox(), _Broker(), _Held()
         trapped = {row[0] for row in self.handlers.values()}
         self.walker = (_Walker() if trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
@@ -4454,6 +4680,7 @@ class _Supervisor:
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
         self.ending, self.reason, self.forked = False, None, False
+        self.bound = set()  # inodes of sockets, where the supervisor judges what is bound
         self.capabilities_dropped = False  # by some task, so that each has to be asked for its own
         self.holds_interval = False
         self.watching = 0      # how often waits will be looked at still
@@ -4685,7 +4912,7 @@ class _Supervisor:
         if self.capabilities_dropped:
             self.mailbox.post(lambda: self._identify(request, handler))
             return
-        if needs_task or family in self.asked:
+        if needs_task or family in self.asked or self.runners is not None:
             request.task = self.broker.tasks.find(request.tid)
             if request.task is None:
                 self.mailbox.post(lambda: self._identify(request, handler))
@@ -4740,7 +4967,9 @@ class _Supervisor:
 
     def judge(self, call):
         """Hands the call to the callback if that asks for it, else settles it at once."""
-        if call.linked and self.context.has_to_look():
+        if call.abstract is not None:
+            self.mailbox.post(lambda: self.look_for_owner(call))
+        elif call.linked and self.context.has_to_look():
             self.mailbox.post(lambda: self.look_for_links(call, self.judge))
         elif call.fds and not self.held.take(call):
             self.fault("%s: too many calls wait already" % (call.family or "sendmsg"))
@@ -4767,6 +4996,16 @@ class _Supervisor:
             self.broker.dispatch(self, call)
         else:
             self.complete(call, call.act)
+
+    def look_for_owner(self, call):
+        """Below Landlock's ABI 6: abstract Unix sockets reach the sandbox only."""
+        try:
+            if not _is_abstract_inside(self, call.abstract):
+                call.refusal = errno.EPERM, "an abstract socket outside the sandbox", None
+        except OSError as e:
+            call.refusal = errno.EPERM, "nobody can tell whose abstract socket it is: %s" % e, None
+        call.abstract = None
+        self.judge(call)
 
     def look_for_links(self, call, then):
         """On the supervisor's thread, which may read what is denied to the program."""
@@ -4863,9 +5102,9 @@ class _Supervisor:
         broker's thread. ProcessLookupError once the run has ended."""
         if self.status is not None and not self.finishing.locked():
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
-        if not self.scoped:
+        if not self.scoped and self.runners is None:
             return self._signal_tree(signum)
-        return self.broker.call(_signal_members, _listed_processes(), signum)
+        return self.broker.call(_signal_members, _listed_processes(), signum, self.runners)
 
     def _signal_tree(self, signum):
         pids = [self.pid] if not self.forked else _descendants(self.pid)
@@ -4883,9 +5122,12 @@ class _Supervisor:
         kernel lets the broker signal them."""
         if not 0 < pid < 1 << 31 or not _thread_is_gone(pid):
             return False
-        if not self.scoped:
-            return int(_task_status(pid).get("Tgid", 0)) in _descendants(self.pid)
-        return self.broker.call(_raw, _NR["kill"], pid, 0) == 0
+        if self.scoped:
+            return self.broker.call(_raw, _NR["kill"], pid, 0) == 0
+        process = int(_task_status(pid).get("Tgid", 0))
+        if self.runners is None:
+            return process in _descendants(self.pid)
+        return process > 0 and self.broker.call(lambda: process in self.runners or _is_visible(process))
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -4945,6 +5187,8 @@ class _Supervisor:
             self.holds_interval = False
             _hold_switch_interval(False)
         self.mailbox.close()
+        if self.runners is not None:
+            self.runners.close()
         self.held.close()
         self.context.close()
         if self.hosts:
@@ -5310,13 +5554,14 @@ class _DeniedPaths:
 
     def _lay_out(self):
         self.names, self.objects, self.above = {}, {}, {}  # name, identity, directory above -> field
-        self._links, self._looked_into = {}, set()
+        self._links, self._looked_into, self._has_to_look = {}, set(), False
         for (_, field), row in self._rows.items():
             self._enter(field, *row)
 
     def _enter(self, field, names, identities):
         for name in names:
             self.names.setdefault(name, field)
+            self._has_to_look = True
             while name not in ("/", ""):
                 name = os.path.dirname(name)
                 self.above.setdefault(name, field)
@@ -5358,11 +5603,12 @@ class _DeniedPaths:
             path = os.path.dirname(path)
 
     def has_to_look(self):
-        return bool(self.names.keys() - self._looked_into)
+        return self._has_to_look
 
     def look(self):
         """Finds the files beneath denied directories that have other names. What the host may not
         list, nobody beneath it can have linked. OSError for what fails otherwise."""
+        self._has_to_look = False  # before the list is made: what is added meanwhile is looked into again
         for top, field in list(self.names.items()):
             links, folders = {}, [] if top in self._looked_into else [top]
             while folders:
@@ -5813,9 +6059,10 @@ class _Launch:
         self.fds.append(self.death_read)
         self.lasting_fds.append(self.death_write)
         binding = ("sched_setaffinity",) if policy.cpu_cores is not None else ()
-        self.trapped = _trapped_syscalls(policy)
+        self.trapped = _trapped_syscalls(policy, self.abi)
         self.filter = _policy_filter(policy.extra_deny_syscalls + binding, policy.extra_allow_syscalls,
-                                     _ARCH, self.trapped, (), _datagram_kinds(policy))
+                                     _ARCH, self.trapped, (), _datagram_kinds(policy),
+                                     self.abi == 0 or self.abi >= ABI_TRUNCATE)
         self.limits = tuple((resource, value) for resource, value in (
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
             (RLIMIT_FSIZE, policy.max_file_size), (RLIMIT_DATA, policy.max_memory)) if value is not None)
@@ -6538,7 +6785,7 @@ def confine(policy):
     if threads != 1:
         raise UnsupportedError("confine", "a process with one thread", "%d threads" % threads)
     abi = landlock_abi_version()
-    _require_enforceable(policy, abi)
+    _require_enforceable(policy, abi, supervised=False)
     refused = ("connect",) if policy.net_allow_bind else ("connect", "listen")
     program = _policy_filter(policy.extra_deny_syscalls, policy.extra_allow_syscalls, _ARCH, (),
                              refused)

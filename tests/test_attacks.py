@@ -58,7 +58,7 @@ int main(int n, char **a) {
 """
 
 
-@requires_abi(6)
+@requires_abi(1)
 @pytest.mark.parametrize("mode", ["ptrace", "SIGSTOP", "user"])
 def test_no_thread_of_the_host_is_ever_within_reach(mode, monkeypatch):
     if mode == "user" and not ROOT:
@@ -76,7 +76,7 @@ def test_no_thread_of_the_host_is_ever_within_reach(mode, monkeypatch):
     assert subprocess.run([probe], stdout=subprocess.PIPE).returncode == 1  # the control
 
 
-@requires_abi(6)
+@requires_abi(1)
 def test_the_stop_before_the_first_instruction_is_what_protects(monkeypatch):
     """The positive control of the test above: without the stop the launch pad can be reached."""
     probe = compiled(PROBE, "-static")
@@ -96,7 +96,7 @@ def test_the_stop_before_the_first_instruction_is_what_protects(monkeypatch):
     assert any(sandbox.run([probe]).exit_code == 1 for _ in range(20))
 
 
-@requires_abi(6)
+@requires_abi(1)
 @requires_root
 def test_as_a_user_no_thread_of_the_host_is_within_reach():
     probe = compiled(PROBE, "-static")
@@ -149,21 +149,21 @@ for send in (lambda: os.kill(target, 10), lambda: signal.pidfd_send_signal(os.pi
 """
 
 
-@requires_abi(6)
+@requires_abi(1)
 @pytest.mark.skipif(sys.version_info < (3, 9), reason="needs os.pidfd_open, Python 3.9")
 def test_no_signal_reaches_the_outside():
     hits = []
     previous = signal.signal(signal.SIGUSR1, lambda *_: hits.append(1))
     try:
         result = box().run(python(SIGIO, str(os.getpid())))
-        assert result.success and result.stdout == b"" and not hits, result
+        assert result.success and set(result.stdout.splitlines()) <= {b"[Errno 1] Operation not permitted"} and not hits, result
         subprocess.run(python(SIGIO, str(os.getpid())))
         assert eventually(lambda: len(hits) > 0)  # the control
     finally:
         signal.signal(signal.SIGUSR1, previous)
 
 
-@requires_abi(6)
+@requires_abi(1)
 def test_abstract_sockets_reach_the_sandbox_itself_only():
     name = "sandlock-test-%d" % os.getpid()
     code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('\\0' + sys.argv[1]); print('in')"

@@ -10,7 +10,7 @@ import sandlock
 from sandlock import SYSTEM_PATHS
 from support import TESTS, requires_abi, requires_root
 
-pytestmark = requires_abi(6)
+pytestmark = requires_abi(1)
 
 # What moby/profiles/seccomp refuses without any added capability and that concerns us.
 HOST = r"""

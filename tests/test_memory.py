@@ -9,7 +9,7 @@ import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS, Verdict
 from support import box, clean, compiled, eventually, requires_abi, snapshot
 
-pytestmark = requires_abi(6)
+pytestmark = requires_abi(1)
 
 EATER = r"""
 #define _GNU_SOURCE

@@ -18,7 +18,7 @@ import sandlock
 from sandlock import LaunchError, PolicyError, Sandbox, SYSTEM_PATHS
 from support import answering, box, clean, compiled, eventually, free_port, requires_abi, snapshot
 
-pytestmark = requires_abi(4)
+pytestmark = requires_abi(1)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -282,6 +282,7 @@ def test_ipv6():
         assert outcome(box(net_deny=["[::1]"]), *forms) == ["ECONNREFUSED"] * 2
 
 
+@requires_abi(4)
 def test_landlock_stands_under_the_supervisor(monkeypatch):
     """A supervisor that would allow everything still cannot reach another port."""
     with listening() as port, listening() as other:
