@@ -2932,7 +2932,7 @@ class _Walker:
         return self.call(_NR["openat2"], start, name, how, len(how))
 
     def look(self, request, start, name, flags, resolve=0):
-        """-> (O_PATH descriptor, its path), or (-errno, None)."""
+        """-> (O_PATH descriptor, its path), or (-errno, path as far as it is known, or None)."""
         fd = self.open(start, name, O_PATH | flags, 0, resolve | RESOLVE_NO_MAGICLINKS)
         if fd >= 0:
             try:
@@ -2943,6 +2943,10 @@ class _Walker:
             if not path.startswith(self.proc):
                 return fd, path
             os.close(fd)
+        elif fd == -errno.ENOENT and not resolve:
+            best = self._missing(start, name)
+            if best is not None:
+                return fd, best
         elif fd != -errno.ELOOP:
             return fd, None
         if resolve:
@@ -2956,6 +2960,21 @@ class _Walker:
         except OSError as e:
             os.close(fd)
             return -e.errno, None
+
+    def _missing(self, start, name):
+        """The path of what does not exist; None if it might for the task: where it could lead through
+        /proc, whose "self" is another there."""
+        head, slash, last = name.rstrip(b"/").rpartition(b"/")
+        parent = self.open(start, head or slash or b".", O_PATH | os.O_DIRECTORY, 0, RESOLVE_NO_MAGICLINKS)
+        if parent < 0:
+            return None
+        try:
+            path = os.path.join(self.path(parent), last)
+            text = ctypes.create_string_buffer(1)
+            is_link = self.call(_NR["readlinkat"], parent, last, text, 1) >= 0
+            return None if is_link or path.startswith(self.proc) else path
+        finally:
+            os.close(parent)
 
     def _step_by_step(self, request, start, name, flags):
         """For what leads through /proc: "self" is the task's, a magic link is followed for the task
@@ -3104,7 +3123,7 @@ class _Path:
         """O_PATH descriptor of the object, or None."""
         fd, path = self.walker.look(self.call.request, self.start, self.name, flags)
         if fd < 0:
-            self.fails(-fd, self.best_path())
+            self.fails(-fd, path or self.best_path())
             return None
         self.call.fds.append(fd)
         self.tell(path, os.fstat(fd))
@@ -3205,7 +3224,7 @@ class _Opening(_Path):
         elif fd == -errno.ENOENT and self.creates:
             self._new(self.start, self.name, _Walker.MAX_LINKS)
         else:
-            self.fails(-fd, self.best_path())
+            self.fails(-fd, path or self.best_path())
 
     def _existing(self, fd, path):
         info = os.fstat(fd)
