@@ -132,6 +132,8 @@ class Terminal:
     def __init__(self):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # however the tests were started
+            signal.signal(signal.SIGQUIT, signal.SIG_DFL)
             os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
         self.seen = ""
 

@@ -14,7 +14,7 @@ import pytest
 import sandlock
 from sandlock import (ExitReason, LivePolicy, Policy, PolicyError, PolicyFnError, Sandbox, SyscallCategory,
                       SyscallEvent, SYSTEM_PATHS, UnsupportedError, Verdict)
-from support import box, clean, compiled, eventually, free_port, requires_abi, snapshot
+from support import box, clean, compiled, eventually, free_port, requires_abi, requires_program, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -512,6 +512,7 @@ print(talk())
 """
 
 
+@requires_program("git")
 def test_an_agent_loses_the_network_when_it_runs_an_unknown_program(tmp_path):
     """Prompt injection: the moment a binary that nobody vouched for is executed, the whole sandbox
     has no network any more, before the first instruction of it."""
