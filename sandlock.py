@@ -671,6 +671,7 @@ AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EACCESS, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = (
     -100, 0x100, 0x200, 0x400, 0x1000)  # linux/fcntl.h
 AT_REMOVEDIR = 0x200
 _STAT_SIZE, _STATX_SIZE, _STATFS_SIZE = 144 if os.uname().machine == "x86_64" else 128, 256, 120
+STATX_BTIME = 0x800
 XATTR_NAME_MAX, XATTR_SIZE_MAX = 255, 65536  # linux/limits.h
 _PAGE = 4096  # or a multiple
 IN_ONLYDIR, IN_DONT_FOLLOW = 0x01000000, 0x02000000
@@ -1348,6 +1349,8 @@ def _arg(index):
 # The block-list of SPEC.md 6: errno, whether extra_allow_syscalls may lift it, names.
 _BLOCKED = (
     (errno.ENOSYS, False, "clone3 io_uring_setup io_uring_enter io_uring_register"),
+    # A domain of the program's own would not bind the broker: better that it knows that it has none.
+    (errno.ENOSYS, False, "landlock_create_ruleset landlock_add_rule landlock_restrict_self"),
     (errno.EPERM, False, "unshare setns chroot pivot_root"),
     (errno.EPERM, False, "mount umount2 mount_setattr move_mount open_tree open_tree_attr fsopen "
                          "fsconfig fsmount fspick"),
@@ -1974,6 +1977,9 @@ class _Call:
     submitted = 0.0  # to the callback, time.monotonic()
     held = None      # (_Held, number of descriptors counted there)
     linked = moves = False
+    above = None     # identities of the directories above its paths
+    child = None     # (directory, name) of what a name means now
+    told_as = None   # the family in a Denial, where it has none
     abstract = None  # name of a Unix socket, whose owner has still to be looked for
     silent = False   # goes by the callback's thread without asking it
     paths = ()       # of interpreters, besides the event's own
@@ -1981,6 +1987,24 @@ class _Call:
     def __init__(self, request, family, act, refusal=None, where=_BROKER, fds=(), **event):
         self.request, self.family, self.act, self.refusal = request, family, act, refusal
         self.where, self.fds, self.event = where, list(fds), event
+
+    def look_closer(self, walker):
+        """What fs_denied and deny_path compare besides the names; where there are none it is spared."""
+        if self.above is not None or self.event.get("path") is None:
+            return
+        self.above = [identity for path in (self.event["path"], *self.paths)
+                      for identity in _identities_above(walker, os.fsencode(path))]
+        if self.child is not None:
+            fd = walker.open(*self.child, O_PATH | os.O_NOFOLLOW)
+            if fd >= 0:
+                try:
+                    self.identify(os.fstat(fd))
+                finally:
+                    os.close(fd)
+
+    def identify(self, info):
+        self.identities += ((info.st_dev, info.st_ino),)
+        self.linked |= info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode)
 
     def close(self):
         while self.fds:
@@ -2375,8 +2399,7 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
     link = b"/proc/self/fd/%d" % target
     where, info = os.readlink(link), os.fstat(target)
     call.event["path"] = os.fsdecode(where)
-    if sup.context.denies():
-        call.identities = ((info.st_dev, info.st_ino), *_identities_above(sup.walker, where))
+    call.identify(info)
     if not stat.S_ISSOCK(info.st_mode):
         call.refusal = (errno.ECONNREFUSED, "not a socket", None)
         return None
@@ -2482,7 +2505,7 @@ def _bind_unix(sup, call, sock, name):
     link = b"/proc/self/fd/%d" % parent
     where = os.readlink(link)
     call.event["path"] = os.fsdecode(os.path.join(where, last))
-    call.identities = _where(sup, parent, where)
+    call.identify(os.fstat(parent))
     address = struct.pack("=H", AF_UNIX) + link + b"/" + last + b"\0"
     if last in (b"", b".", b".."):
         raise OSError(errno.EADDRINUSE, "name of a socket")
@@ -2490,12 +2513,13 @@ def _bind_unix(sup, call, sock, name):
         raise OSError(errno.ENAMETOOLONG, "name of a socket")
 
     def act():
+        since_ns = _coarse_now_ns()
         if _libc.bind(sock, address, len(address)):
             return _refuse(ctypes.get_errno())
         made = sup.walker.open(parent, last, O_PATH | os.O_NOFOLLOW)
         if made >= 0:
             call.fds.append(made)
-            _mend_mode(made, 0o777, call.umasks)
+            _mend_mode(made, 0o777, call.umasks, since_ns)
         return _return(0)
     call.act, call.wants_status = act, True
     return sup.judge(call)
@@ -2549,18 +2573,18 @@ def _on_watch(sup, request):
     name, mask = _read_path(request, request.args[1]), request.args[2] & 0xffffffff
     target = _open_beneath_task(request.tid, name, (os.O_NOFOLLOW if mask & IN_DONT_FOLLOW else 0)
                                 | (os.O_DIRECTORY if mask & IN_ONLYDIR else 0))
+    call = _Call(request, None, None, fds=[target])
     try:
-        link = b"/proc/self/fd/%d" % target
         sup.listener.check(request)
-        where, info = os.readlink(link), os.fstat(target)
-        call = _Call(request, "openat", None, path=os.fsdecode(where))
-        if sup.context.denies():
-            call.identities = ((info.st_dev, info.st_ino), *_identities_above(sup.walker, where))
-        refusal = sup.context.refusal(call)
-        if refusal:
-            error, reason, field = refusal
-            sup.deny(call, reason, field)
-            return _refuse(error)
+        info, link = os.fstat(target), b"/proc/self/fd/%d" % target
+        call.event["path"], call.told_as = os.fsdecode(os.readlink(link)), "openat"
+        call.identify(info)
+        call.fds.append(sup.broker.tasks.descriptor(request.task, request.args[0]))
+    except BaseException:
+        call.close()
+        raise
+
+    def act():
         if stat.S_IFMT(info.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
             return _refuse(errno.EACCES)
         try:
@@ -2568,15 +2592,11 @@ def _on_watch(sup, request):
         except PermissionError as e:
             sup.deny(call, "watching what may not be read", "fs_readable")
             return _refuse(e.errno)
-        watcher = sup.broker.tasks.descriptor(request.task, request.args[0])
-        try:
-            text = ctypes.create_string_buffer(link)
-            return _return(_call("inotify_add_watch", watcher, _address(text),
-                                 mask & ~(IN_DONT_FOLLOW | IN_ONLYDIR)))
-        finally:
-            os.close(watcher)
-    finally:
-        os.close(target)
+        text = ctypes.create_string_buffer(link)
+        return _return(_call("inotify_add_watch", call.fds[1], _address(text),
+                             mask & ~(IN_DONT_FOLLOW | IN_ONLYDIR)))
+    call.act = act
+    return sup.judge(call)
 
 
 # -- datagrams, and what else sendmsg(2) sends ------------------------------------------------------
@@ -2638,7 +2658,7 @@ def _unseen_messages(sup, first, fd, headers, count):
     if count > 1 and sup.asks("sendto"):
         raise _NoDescriptor(errno.EPERM, "several messages in a call cannot be judged where pidfd_getfd(2) is refused")
     for call in calls[1:]:
-        refusal = call.refusal or sup.context.refusal(call)
+        refusal = sup.denial(call)
         if refusal:
             sup.refuse_call(call, *refusal)
             return None
@@ -3133,30 +3153,23 @@ class _Path:
         """(O_PATH descriptor of the directory, name in it), or None. Slashes at the end stay: the
         kernel then wants a directory there."""
         stripped = self.name.rstrip(b"/")
-        head, slash, last = stripped.rpartition(b"/")
-        parent, where = self.walker.look(self.call.request, self.start, head or slash or b".", os.O_DIRECTORY)
+        head, _, last = stripped.rpartition(b"/")
+        top = b"/" if self.name[:1] == b"/" else b"."
+        parent, where = self.walker.look(self.call.request, self.start, head or top, os.O_DIRECTORY)
         if parent < 0:
             self.fails(-parent, self.best_path())
             return None
         self.call.fds.append(parent)
-        path = os.path.normpath(os.path.join(where, last))
+        path = _normal(os.path.join(where, last))
         self.call.event["path"] = os.fsdecode(path)
-        if self.sup.context.denies():
-            self.call.identities = _where(self.sup, parent, where)
-            child = self.walker.open(parent, last, O_PATH | os.O_NOFOLLOW)
-            if child >= 0:
-                self.call.fds.append(child)
-                self.tell(path, os.fstat(child))
+        self.call.identify(os.fstat(parent))
+        self.call.child = (parent, last or b"/")
         self.call.failed = not self.sup.may_write(self.call.event["path"])
-        return parent, self.name[len(head + slash):] if last else b"/"
+        return parent, self.name[self.name.rindex(last):] if last else b"/"
 
     def tell(self, path, info):
-        call = self.call
-        call.event["path"] = os.fsdecode(path)
-        call.identities = ((info.st_dev, info.st_ino),)
-        call.linked = info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode)
-        if self.sup.context.denies():
-            call.identities += tuple(_identities_above(self.walker, path))
+        self.call.event["path"] = os.fsdecode(path)
+        self.call.identify(info)
 
     def fails(self, error, path):
         """The kernel's own refusal."""
@@ -3172,7 +3185,7 @@ class _Path:
             os.close(fd)
             return os.path.join(path, tail)
         base = b"/" if self.start < 0 else _fd_path(self.start)
-        return os.path.normpath(os.path.join(base, self.name))
+        return _normal(os.path.join(base, self.name))
 
 
 def _on_open(sup, request):
@@ -3340,7 +3353,7 @@ class _Opening(_Path):
                 return self.fails(errno.ELOOP, os.path.join(path, last))
             return self._new(parent, text, links - 1)
         self.call.event["path"] = os.fsdecode(os.path.join(path, last))
-        self.call.identities = _where(self.sup, parent, path)
+        self.call.identify(os.fstat(parent))
         self.call.wants_status = True
         self.call.act = lambda: self._make(last, parent, self.flags | os.O_EXCL | os.O_NOFOLLOW)
 
@@ -3361,14 +3374,32 @@ class _Opening(_Path):
         return _return(self.sup.listener.install(self.call.request, fd, self.flags & os.O_CLOEXEC))
 
 
-def _mend_mode(fd, mode, umasks):
+def _mend_mode(fd, mode, umasks, since_ns=None):
     """Gives a new file the mode that the task's umask leaves, where the host's had a say in it: not
-    where a default ACL has decided. (A socket gets it before anybody can listen on it.)"""
+    where a default ACL has decided. (A socket gets it before anybody can listen on it.) What was
+    found by its name must have been made since then: it could be another by now."""
     task, host = umasks
+    if since_ns is not None and _birth_ns(fd) < since_ns:
+        return
     got = os.fstat(fd).st_mode & 0o7777
     inherited = got & ~mode & stat.S_ISGID
     if got & ~inherited in (mode & ~task & ~host, mode & ~host) and got & ~inherited != mode & ~task:
         os.chmod("/proc/self/fd/%d" % fd, mode & ~task | inherited)
+
+
+def _birth_ns(fd):
+    """When a file was made, in nanoseconds of CLOCK_REALTIME, or -1; statx(2)."""
+    info = ctypes.create_string_buffer(_STATX_SIZE)
+    if _slow(_NR["statx"], fd, b"", AT_EMPTY_PATH, STATX_BTIME, info) < 0:
+        return -1
+    mask, = struct.unpack_from("=I", info)
+    seconds, nanoseconds = struct.unpack_from("=qI", info, 80)  # stx_btime
+    return seconds * 10 ** 9 + nanoseconds if mask & STATX_BTIME else -1
+
+
+def _coarse_now_ns():
+    """The clock that files are stamped with; CLOCK_REALTIME_COARSE of clock_gettime(2)."""
+    return time.clock_gettime_ns(5)
 
 
 # -- every other call that takes a path ------------------------------------------------------------
@@ -3482,12 +3513,12 @@ def _make_node(path, parent, name, flags, mode, device):
 
 def _made(path, parent, name, mode, make):
     """Makes something with the task's umask; as in _Opening._make."""
-    result = make(mode & ~path.call.umasks[0])
+    since_ns, result = _coarse_now_ns(), make(mode & ~path.call.umasks[0])
     if result >= 0:
         made = path.walker.open(parent, name.rstrip(b"/"), O_PATH | os.O_NOFOLLOW)
         if made >= 0:
             path.call.fds.append(made)
-            _mend_mode(made, mode, path.call.umasks)
+            _mend_mode(made, mode, path.call.umasks, since_ns)
     return result
 
 
@@ -3768,6 +3799,10 @@ def _prepare_move(path, row, flags, rest):
         raise
 
     def act():
+        refusal = sup.denial(source)  # a rule may have come with the second event
+        if refusal:
+            sup.deny(source, *refusal[1:])
+            return _refuse(refusal[0])
         if row.family == "renameat":
             return _reply(_slow(_NR["renameat2"], *start, *end, flags))
         return _reply(_slow(_NR["linkat"], AT_FDCWD, _link_to(start), *end, AT_SYMLINK_FOLLOW))
@@ -3838,7 +3873,7 @@ class _Exec:
             self.call.event["argv"] = tuple(os.fsdecode(word) for word in argv)
             fd, path, shown = self._look(dirfd, name, flags)
             if fd < 0:
-                self._fails(-fd, os.path.normpath(path))
+                self._fails(-fd, _normal(path))
             else:
                 self.call.event["path"] = os.fsdecode(path)
                 self._expect(fd, shown, argv or [b""])
@@ -3893,10 +3928,9 @@ class _Exec:
     def _expect(self, fd, shown, argv):
         """What the task will be after the exec: the file that runs and its command line. A script
         is its interpreter's argument; binfmt_script.c, execve(2)."""
-        walker, identities, paths = self.sup.walker, [], []
+        walker, paths = self.sup.walker, []
         for _ in range(self.MAX_INTERPRETERS + 1):
-            info = os.fstat(fd)
-            identities.append((info.st_dev, info.st_ino))
+            self.call.identify(os.fstat(fd))
             paths.append(walker.path(fd))
             words, loader, readable = self._interpreters(fd)
             if not readable and self.sup.context.denies():
@@ -3907,16 +3941,12 @@ class _Exec:
             fd = self._look_again(shown)
             if fd < 0:
                 break  # so will the kernel find
-        self.expected_file, self.expected_argv = identities[-1], argv
+        self.expected_file, self.expected_argv = self.call.identities[-1], argv
         if loader:
             fd = self._look_again(loader)
             if fd >= 0:
-                info = os.fstat(fd)
-                identities.append((info.st_dev, info.st_ino))
+                self.call.identify(os.fstat(fd))
                 paths.append(walker.path(fd))
-        if self.sup.context.denies():
-            identities += [identity for path in paths for identity in _identities_above(walker, path)]
-        self.call.identities = tuple(identities)
         self.call.paths = tuple(os.fsdecode(path) for path in paths[1:])
 
     def _look_again(self, name):
@@ -4063,18 +4093,10 @@ def _mapped_loader(process):
     return None
 
 
-def _where(sup, parent, path):
-    """Identities of a directory and of those above it, where deny_path asks for them."""
-    if not sup.context.denies():
-        return ()
-    info = os.fstat(parent)
-    return ((info.st_dev, info.st_ino), *_identities_above(sup.walker, path))
-
-
 def _identities_above(walker, path):
     """(device, inode) of the directories above a path that the kernel has told."""
     found = []
-    while path not in (b"/", b"") and path.startswith(b"/"):
+    while path.startswith(b"/") and path != os.path.dirname(path):
         path = os.path.dirname(path)
         found.append(walker.identity(path))
     return found
@@ -4152,7 +4174,8 @@ def _judges_truncation(policy, abi):
 
 
 def _judges_bind(policy, abi):
-    return _denies_paths(policy) or abi < ABI_TCP and "*" not in policy.net_allow_bind
+    return (_denies_paths(policy) or _asks(policy, "openat")  # deny_path holds for socket files too
+            or abi < ABI_TCP and "*" not in policy.net_allow_bind)
 
 
 def _opens_on_behalf(policy, abi=0):
@@ -4609,6 +4632,12 @@ def _memfd(name, flags):
     return _call("memfd_create", _address(text), flags)
 
 
+def _normal(path):
+    """os.path.normpath, which would leave two slashes at the beginning."""
+    path, slash = os.path.normpath(path), "/" if isinstance(path, str) else b"/"
+    return slash + path.lstrip(slash) if path.startswith(slash) else path
+
+
 def _is_beneath(path, top, slash="/"):
     """Of text, or of bytes with a slash of their kind."""
     return path == top or path.startswith(top.rstrip(slash) + slash)
@@ -4699,6 +4728,9 @@ class _Supervisor:
         self.host = os.getpid()
         self.pid, self.pidfd, self.tid = 0, -1, None
         self.ending, self.reason, self.forked = False, None, False
+        self.backlog = queue.SimpleQueue()  # requests for which the callback has no room yet
+        self.unlooked, self.looking = queue.SimpleQueue(), _thread.allocate_lock()  # held by the one who looks
+        self.looker_tid = None
         self.bound = set()  # inodes of sockets, where the supervisor judges what is bound
         self.capabilities_dropped = False  # by some task, so that each has to be asked for its own
         self.holds_interval = False
@@ -4928,15 +4960,20 @@ class _Supervisor:
         if handler is None:
             self.listener.reply(request, _refuse(errno.EPERM))
             return
-        if self.capabilities_dropped:
-            self.mailbox.post(lambda: self._identify(request, handler))
-            return
-        if needs_task or family in self.asked or self.runners is not None:
+        if needs_task or family in self.asked or self.runners is not None or self.capabilities_dropped:
             request.task = self.broker.tasks.find(request.tid)
-            if request.task is None:
+            if request.task is None or self.capabilities_dropped:
                 self.mailbox.post(lambda: self._identify(request, handler))
                 return
-        self.answer(request, handler)
+        self.take(request, handler)
+
+    def take(self, request, handler):
+        """Answers, or lets the request wait until the callback has room for it: it holds nothing."""
+        if self.handlers[request.nr][3] in self.asked and self.callback.is_full():
+            self.backlog.put((request, handler))
+            self._receive_backlog()  # there may be room by now, and nobody left to say so
+        else:
+            self.answer(request, handler)
 
     def _identify(self, request, handler):
         """On the supervisor's thread, where the broker cannot tell whose a request is."""
@@ -4945,9 +4982,30 @@ class _Supervisor:
             request.task = _Task(request.tid, int(status["Tgid"]), int(status["PPid"]))
             if self.capabilities_dropped:
                 request.capabilities = int(status["CapEff"], 16), int(status["CapPrm"], 16)
-            self.broker.mailbox.post(lambda: self.answer(request, handler))
+            self.broker.mailbox.post(lambda: self.take(request, handler))
         else:
             self.listener.reply(request, _refuse(errno.EPERM))
+
+    def go_on_receiving(self):
+        """By the callback's thread: there is room again."""
+        if not self.backlog.empty():
+            self.broker.mailbox.post(self._receive_backlog)
+
+    def refuse_backlog(self):
+        """There will be no room."""
+        for _ in range(self.backlog.qsize()):
+            try:
+                self.listener.reply(self.backlog.get_nowait()[0], _refuse(errno.EPERM))
+            except queue.Empty:
+                return
+
+    def _receive_backlog(self):
+        while not self.callback.is_full():
+            try:
+                request, handler = self.backlog.get_nowait()
+            except queue.Empty:
+                return
+            self.answer(request, handler)
 
     def answer(self, request, handler):
         """Runs a handler and replies, unless it says None. Whatever fails is a refusal: with the
@@ -4976,6 +5034,9 @@ class _Supervisor:
         if error.errno in (errno.EFAULT, errno.EPERM) and family in self.asked:
             self.fault("%s: its arguments cannot be read: %s" % (family, error))
             return _refuse(errno.EPERM)
+        if error.errno == errno.EPERM and family is not None:
+            self.deny(_Call(request, family, None), "not to be judged: %s (of a process that is not "
+                      "dumpable nothing can be read)" % error, None)
         return _refuse(error.errno or errno.EPERM)
 
     def on_supervisor(self, request, function):
@@ -4984,8 +5045,15 @@ class _Supervisor:
             return _refuse(errno.EPERM)
         self.mailbox.post(lambda: self.answer(request, lambda sup, request: function()))
 
+    def denial(self, call):
+        """(errno, reason, field) of the rules' refusal as they are now, or None."""
+        if self.context.denies():
+            call.look_closer(self.walker)
+        return call.refusal or self.context.refusal(call)
+
     def judge(self, call):
         """Hands the call to the callback if that asks for it, else settles it at once."""
+        self.denial(call)
         if call.abstract is not None:
             self.mailbox.post(lambda: self.look_for_owner(call))
         elif call.linked and self.context.has_to_look():
@@ -5004,7 +5072,7 @@ class _Supervisor:
             if not self.broker.mailbox.post(lambda: self.settle(call)):
                 self.refuse_call(call, errno.EPERM, "the run has ended", None)
             return
-        refusal = call.refusal or self.context.refusal(call)
+        refusal = self.denial(call)
         if refusal:
             self.refuse_call(call, *refusal)
         elif call.linked and self.context.has_to_look():
@@ -5027,13 +5095,36 @@ class _Supervisor:
         self.judge(call)
 
     def look_for_links(self, call, then):
-        """On the supervisor's thread, which may read what is denied to the program."""
+        """On the supervisor's thread: the call waits until a thread, which may read what is denied to
+        the program, has looked beneath the denied directories."""
+        self.unlooked.put((call, then))
+        if self.looking.acquire(False):
+            try:
+                _thread.start_new_thread(self._look_for_links, ())
+            except RuntimeError as e:
+                self.looking.release()
+                self._refuse_unlooked(str(e))
+
+    def _look_for_links(self):
+        self.looker_tid, why = threading.get_native_id(), None
+        _block_signals()
         try:
-            self.context.look_for_links()
+            self.context.look_for_links(lambda: self.ending)
         except OSError as e:
-            self.refuse_call(call, errno.EACCES, "a denied directory cannot be read: %s" % e, None)
-        else:
-            then(call)
+            why = "a denied directory cannot be read: %s" % e
+        finally:
+            waiting = [self.unlooked.get() for _ in range(self.unlooked.qsize())]
+            self.looking.release()
+        for call, then in waiting:
+            if why or self.ending:
+                self.refuse_call(call, errno.EACCES, why or "the run has ended", None)
+            else:
+                then(call)
+
+    def _refuse_unlooked(self, why):
+        for _ in range(self.unlooked.qsize()):
+            call, _ = self.unlooked.get()
+            self.refuse_call(call, errno.EACCES, why, None)
 
     def find_status(self, call):
         try:
@@ -5069,7 +5160,7 @@ class _Supervisor:
     def outcome(self, call):
         """What the rules or the act make of a call that is one part of a syscall: the reply, not
         yet given, or None as in _perform()."""
-        refusal = call.refusal or self.context.refusal(call)
+        refusal = self.denial(call)
         if refusal is None:
             return self._perform(call, call.act)
         error, reason, field = refusal
@@ -5090,8 +5181,8 @@ class _Supervisor:
     # -- what the Result tells ---------------------------------------------------------------------
 
     def event(self, call, denied):
-        task = call.request.task or _Task(call.request.tid, call.request.tid, 0)
-        return SyscallEvent(syscall=call.family, category=_CATEGORY_OF[call.family], denied=denied,
+        task, family = call.request.task or _Task(call.request.tid, call.request.tid, 0), call.family or call.told_as
+        return SyscallEvent(syscall=family, category=_CATEGORY_OF[family], denied=denied,
                             pid=task.process, parent_pid=task.parent, **call.event)
 
     def record(self, lines, line):
@@ -5196,6 +5287,9 @@ class _Supervisor:
                         self.status = status
         except Exception as e:
             self.error = self.error or "the sandbox could not be cleaned up: %s" % e
+        if self.looking.acquire(timeout=self.SWEEP_LIMIT_S):
+            self.looking.release()
+        self._refuse_unlooked("the run has ended")
         if not self.broker.close():
             self.error = self.error or "a thread that acted for the program is still blocked"
             self.launching.keep_undumpable()
@@ -5290,7 +5384,7 @@ class _Supervisor:
         with self.finished:
             pass
         callback = self.callback.tid if self.callback else None
-        for tid in (self.pad_tid, self.broker.tid, self.tid, callback):
+        for tid in (self.pad_tid, self.broker.tid, self.tid, self.looker_tid, callback):
             while tid and tid != threading.get_native_id() and not _thread_is_gone(tid):
                 time.sleep(0)
 
@@ -5559,39 +5653,40 @@ def _range_texts(ranges):
 
 class _DeniedPaths:
     """What fs_denied and deny_path name, with all that is beneath it, by every spelling and every
-    hard link. Read without a lock: what is added is seen at once, what is removed leaves new sets.
+    hard link. Read without a lock: what is added is seen at once, what is removed leaves a new table.
 
     A path is denied by its name, as written and as resolved, on every mount that shows it, and by
     what it is (device, inode), also of the directories above. Files beneath a denied directory that
     have other names elsewhere are looked for when a file with several names is first met.
     """
 
+    class Table:
+        """Name, identity, directory above a name -> the policy field that denies it."""
+        def __init__(self):
+            self.names, self.objects, self.above = {}, {}, {}
+
+        def enter(self, field, names, identities):
+            for name in names:
+                self.names.setdefault(name, field)
+                while name != os.path.dirname(name):
+                    name = os.path.dirname(name)
+                    self.above.setdefault(name, field)
+            for identity in identities:
+                self.objects.setdefault(identity, field)
+
     def __init__(self):
         self._mounts = None
         self._rows = {}  # (path, field) -> (names, identities)
-        self._lay_out()
-
-    def _lay_out(self):
-        self.names, self.objects, self.above = {}, {}, {}  # name, identity, directory above -> field
-        self._links, self._looked_into, self._has_to_look = {}, set(), False
-        for (_, field), row in self._rows.items():
-            self._enter(field, *row)
-
-    def _enter(self, field, names, identities):
-        for name in names:
-            self.names.setdefault(name, field)
-            self._has_to_look = True
-            while name not in ("/", ""):
-                name = os.path.dirname(name)
-                self.above.setdefault(name, field)
-        for identity in identities:
-            self.objects.setdefault(identity, field)
+        self.table = self.Table()
+        self._changes = self._looked_at = 0  # changes so far; and when it was last looked for links
+        self._links = {}    # identity -> field
+        self._scanned = {}  # name -> identities of the files beneath that have other names
 
     def add(self, path, field):
         resolved = os.path.realpath(path)
         if self._mounts is None:
             self._mounts = _mounts()
-        names = {os.path.normpath(path), *_spellings(resolved, self._mounts)}
+        names = {_normal(path), *_spellings(resolved, self._mounts)}
         try:
             info = os.stat(resolved)
             identities = {(info.st_dev, info.st_ino)}
@@ -5600,49 +5695,67 @@ class _DeniedPaths:
         known = self._rows.setdefault((path, field), (set(), set()))  # what it was stays denied
         known[0].update(names)
         known[1].update(identities)
-        self._enter(field, *known)
+        self.table.enter(field, *known)
+        self._changes += 1
 
     def remove(self, path):
         if self._rows.pop((path, "policy_fn"), None):
-            self._lay_out()
+            table = self.Table()
+            for (_, field), row in self._rows.items():
+                table.enter(field, *row)
+            self.table = table
+            self._changes += 1
 
     def field(self, path, identities, moves=False):
         """The policy field that denies a file, or None. `moves`: its name would mean something else
         then, which is denied to what is above a denied path too."""
+        table, links = self.table, self._links
         for identity in identities:
-            if identity in self.objects or identity in self._links:
-                return self.objects.get(identity) or self._links.get(identity)
-        if moves and path in self.above:
-            return self.above[path]
-        while True:
-            if path in self.names:
-                return self.names[path]
-            if path in ("/", ""):
+            if identity in table.objects or identity in links:
+                return table.objects.get(identity) or links.get(identity)
+        if moves and path in table.above:
+            return table.above[path]
+        while path not in table.names:
+            if path == os.path.dirname(path):
                 return None
             path = os.path.dirname(path)
+        return table.names[path]
 
     def has_to_look(self):
-        return self._has_to_look
+        return self._looked_at != self._changes
 
-    def look(self):
-        """Finds the files beneath denied directories that have other names. What the host may not
-        list, nobody beneath it can have linked. OSError for what fails otherwise."""
-        self._has_to_look = False  # before the list is made: what is added meanwhile is looked into again
-        for top, field in list(self.names.items()):
-            links, folders = {}, [] if top in self._looked_into else [top]
-            while folders:
-                try:
-                    with os.scandir(folders.pop()) as entries:
-                        for entry in entries:
-                            info = entry.stat(follow_symlinks=False)
-                            if stat.S_ISDIR(info.st_mode):
-                                folders.append(entry.path)
-                            elif info.st_nlink > 1:
-                                links[info.st_dev, info.st_ino] = field
-                except (FileNotFoundError, NotADirectoryError, PermissionError):
-                    continue
-            self._links.update(links)
-            self._looked_into.add(top)
+    def look(self, stop):
+        """Finds the files beneath denied directories that have other names, until stop() says so."""
+        changes, links = self._changes, {}
+        for name, field in list(self.table.names.items()):
+            if name not in self._scanned:
+                found = self._scan(name, stop)
+                if stop():
+                    return
+                self._scanned[name] = found
+            links.update((identity, field) for identity in self._scanned[name])
+        self._links, self._looked_at = links, changes
+
+    @staticmethod
+    def _scan(top, stop):
+        """What the host may not list, nobody beneath it can have linked; what vanishes is gone."""
+        links, folders = set(), [top]
+        while folders and not stop():
+            try:
+                entries = os.scandir(folders.pop())
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                continue
+            with entries:
+                for entry in entries:
+                    try:
+                        info = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    if stat.S_ISDIR(info.st_mode):
+                        folders.append(entry.path)
+                    elif info.st_nlink > 1:
+                        links.add((info.st_dev, info.st_ino))
+        return links
 
 
 def _spellings(path, mounts):
@@ -5655,10 +5768,10 @@ def _spellings(path, mounts):
             home = mount
     if home is None:
         return {os.fsdecode(path)}
-    inside = os.path.normpath(home.root + b"/" + path[len(home.point):]).replace(b"//", b"/")
+    inside = _normal(home.root + b"/" + path[len(home.point):])
     for mount in mounts:
         if mount.device == home.device and _is_beneath(inside, mount.root, b"/"):
-            names.add(os.path.normpath(mount.point + b"/" + inside[len(mount.root):]).replace(b"//", b"/"))
+            names.add(_normal(mount.point + b"/" + inside[len(mount.root):]))
         elif mount.device == home.device and _is_beneath(mount.root, inside, b"/"):
             names.add(mount.point)
     return {os.fsdecode(name) for name in names}
@@ -5808,9 +5921,9 @@ class PolicyContext:
                     return errno.ECONNREFUSED, "restrict_network", "policy_fn"
                 if not self._permitted_by_override(task.process, call.address):
                     return errno.ECONNREFUSED, "restrict_pid_network", "policy_fn"
-        if self._denied.names and call.event.get("path") is not None:
+        if self._denied.table.names and call.event.get("path") is not None:
             for path in (call.event["path"], *call.paths):
-                field = self._denied.field(path, call.identities, call.moves)
+                field = self._denied.field(path, (*call.identities, *(call.above or ())), call.moves)
                 if field:
                     return errno.EACCES, "deny_path" if field == "policy_fn" else field, field
         return None
@@ -5826,7 +5939,7 @@ class PolicyContext:
         return _within(ranges, *address)
 
     def denies(self):
-        return bool(self._denied.names)
+        return bool(self._denied.table.names)
 
     def denies_file(self, path, identity):
         return bool(self._denied.field(path, [identity]))
@@ -5834,8 +5947,8 @@ class PolicyContext:
     def has_to_look(self):
         return self._denied.has_to_look()
 
-    def look_for_links(self):
-        self._denied.look()
+    def look_for_links(self, stop):
+        self._denied.look(stop)
 
     def close(self):
         """At the end of the run, when there is nobody left to be judged."""
@@ -5877,7 +5990,7 @@ class _Callback:
     long is denied, and with it all that waits behind it.
     """
 
-    WAITING = 256
+    WAITING = 128  # at once, with descriptors; the others wait where they are received
 
     def __init__(self, supervisor, function, timeout_s):
         self._sup, self._function, self.timeout_s = supervisor, function, timeout_s
@@ -5900,7 +6013,7 @@ class _Callback:
             raise
 
     def submit(self, call):
-        if self._calls.qsize() >= self.WAITING or not self._sup.held.take(call):
+        if not self._sup.held.take(call):
             self._sup.fault("%s: too many events wait already" % call.family)
             self._sup.refuse_call(call, errno.EAGAIN, "policy_fn: too many events wait", "policy_fn")
             return
@@ -5908,6 +6021,9 @@ class _Callback:
         self._calls.put(call)
         if self._late or not self._alive:
             self._deny_waiting()
+
+    def is_full(self):
+        return self._alive and not self._late and self._calls.qsize() >= self.WAITING
 
     def _serve(self):
         self.tid = threading.get_native_id()
@@ -5921,6 +6037,7 @@ class _Callback:
                 if idle and not self._sup.holds_interval:
                     self._notice_contention(time.monotonic() - call.submitted)
                 self._judge(call)
+                self._sup.go_on_receiving()
         finally:
             self._alive = False
             self._deny_waiting()
@@ -5940,7 +6057,7 @@ class _Callback:
             if call.silent:
                 error = 0
             else:
-                event = sup.event(call, bool(call.refusal or call.failed or sup.context.refusal(call)))
+                event = sup.event(call, bool(sup.denial(call) or call.failed))
                 error, audited = _verdict_errno(self._function(event, sup.context))
         except BaseException as e:  # SystemExit and KeyboardInterrupt too: none of them allows
             fault = _described(e)
@@ -5976,6 +6093,7 @@ class _Callback:
             self._deny_waiting()
 
     def _deny_waiting(self):
+        self._sup.refuse_backlog()
         while True:
             try:
                 call = self._calls.get_nowait()

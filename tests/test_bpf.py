@@ -21,7 +21,7 @@ kexec_file_load swapon swapoff reboot settimeofday clock_settime clock_adjtime a
 open_by_handle_at ioperm iopl quotactl quotactl_fd acct syslog kcmp process_madvise move_pages
 modify_ldt shmget shmat shmctl shmdt semget semop semctl semtimedop msgget msgsnd msgrcv msgctl
 mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr""".split())
-UNKNOWN = set("clone3 io_uring_setup io_uring_enter io_uring_register".split())
+UNKNOWN = set("clone3 io_uring_setup io_uring_enter io_uring_register landlock_create_ruleset landlock_add_rule landlock_restrict_self".split())
 TRAPPED = set("fork vfork execve execveat connect listen inotify_add_watch capset".split())
 BY_ARGUMENT = set("""clone socket socketpair ioctl personality seccomp sendto sendmsg sendmmsg prlimit64
 sched_setaffinity sched_setscheduler sched_setparam sched_setattr setpriority ioprio_set setpgid
@@ -151,7 +151,7 @@ def test_only_what_is_asked_for_is_trapped():
         return {n for n in calls if interpret(code, arch.syscalls[n], arch.audit, (17, 1 << 40, 3, 0, 8, 16)) == NOTIFY}
     assert trapped() == {"clone", "execve", "connect"}
     assert trapped(policy_events=["file", "memory"]) == {"clone", "execve", "connect"}  # without a callback
-    assert trapped(policy_fn=print, policy_events=["openat"]) == {"clone", "execve", "connect", "openat"}
+    assert trapped(policy_fn=print, policy_events=["openat"]) == {"clone", "execve", "connect", "openat", "bind"}  # deny_path holds for socket files
     assert trapped(policy_fn=print, policy_events=["network"]) == {"clone", "execve", "connect", "bind"}
     assert trapped(policy_fn=print, policy_events=["memory"]) == {"clone", "execve", "connect", "mmap"}
     assert trapped(net_allow=["example.org:80"]) == {"clone", "execve", "connect", "sendto", "openat"}
