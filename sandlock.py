@@ -3243,12 +3243,8 @@ class _Opening(_Path):
         info = os.fstat(fd)
         kind, flags, call = stat.S_IFMT(info.st_mode), self.flags, self.call
         self.tell(path, info)
-        if flags & O_PATH and self.call.request.nr == _NR["openat2"]:
-            self.fails(errno.ENOSYS, path)  # its flags lie in memory too: cannot be left to the kernel
-        elif flags & O_PATH:
-            # ADDFD takes no such descriptor. Whatever the path may name by then, what the task gets
-            # opens nothing: opening it anew, or a name beneath it, is judged by where it leads.
-            call.act, call.where = (lambda: _CONTINUE), _ANYWHERE
+        if flags & O_PATH:
+            self._path_only(fd, path, kind)
         elif self.creates and flags & os.O_EXCL:
             self.fails(errno.EEXIST, path)
         elif kind == stat.S_IFDIR and self.creates:
@@ -3264,6 +3260,18 @@ class _Opening(_Path):
             self._regular(fd, path)
         else:
             self._special(fd, info)
+
+    def _path_only(self, fd, path, kind):
+        """ADDFD takes no descriptor of O_PATH. A directory is left to the kernel where the flags, in a
+        register, let it open nothing else: whatever the path names by then, what is beneath it is
+        judged by where it leads. Of others the task gets one to read, if it may have that."""
+        if self.flags & os.O_DIRECTORY and self.call.request.nr != _NR["openat2"]:
+            self.call.act, self.call.where = (lambda: _CONTINUE), _ANYWHERE
+        elif kind in (stat.S_IFREG, stat.S_IFDIR):
+            self.flags &= ~(O_PATH | os.O_NOFOLLOW)
+            self._regular(fd, path)
+        else:
+            self.fails(errno.EACCES, path)
 
     def _again(self, fd, more=0):
         """Opens the object that was looked at, with the flags of the call."""

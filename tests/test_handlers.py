@@ -89,6 +89,15 @@ os.chdir("tree/dir"); print(open("../file").read()); os.rename("../dir", "../mov
 """
 
 
+def path_only(alone, watched):
+    """O_PATH without O_DIRECTORY: of the same file a descriptor to read, where it may be read, else EACCES;
+    the kernel would read the path again, and no such descriptor can be handed over."""
+    if " 0o10000000 [" not in alone and " 0o10400000 [" not in alone:
+        return False
+    same = [word for word in alone.split("[")[1].split(",") if "0o10" not in word or "0o100" in word]
+    return watched.endswith(" EACCES") or all(word in watched for word in same[:3])
+
+
 @pytest.mark.parametrize("user", [None, "1234:1234"])
 def test_every_open_is_as_alone(tmp_path, user):
     if user and os.geteuid():
@@ -113,7 +122,7 @@ def test_every_open_is_as_alone(tmp_path, user):
     assert len(outcomes[0]) == len(outcomes[1]) > 1000
     # Below ABI 3 openat2(2) exists only where it is mediated: its flags lie in memory, O_TRUNC among them.
     no_openat2 = sandlock.landlock_abi_version() < 3
-    different = [(a, b) for a, b in zip(*outcomes) if a != b and not (no_openat2 and "ENOSYS" in a)]
+    different = [(a, b) for a, b in zip(*outcomes) if a != b and not (no_openat2 and "ENOSYS" in a) and not path_only(a, b)]
     assert not different, "\n".join("%s\n   %s" % pair for pair in different[:30]) + "\n%d" % len(different)
 
 

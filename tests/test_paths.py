@@ -495,3 +495,129 @@ def test_nobody_gets_more_on_behalf_than_alone(tmp_path, user):
         outcomes.append(result.stdout.split())
     assert outcomes[0] == outcomes[1], list(zip(*outcomes))
     assert outcomes[0][:2] == [b"EACCES", b"EACCES"] and (not user or b"ok" not in outcomes[0])
+
+
+# -- what attacks have found -----------------------------------------------------------------------
+
+def test_slashes_at_the_beginning_are_one(tmp_path, denying):
+    (tmp_path / "den").mkdir()
+    (tmp_path / "den" / "f").write_text("x")
+    script = "print(ok(opened, '//nonexistent/x', 0), ok(opened, '//' + os.getcwd() + '//den//f', 0), ok(os.stat, '//'), ok(os.execv, '//nonexistent', ['x']), ok(os.mkdir, '/'), ok(os.rmdir, '//'))"
+    got = attempts(script, tmp_path, **denying("/" + str(tmp_path / "den")))
+    assert got == ["ENOENT", "EACCES", "ok", "ENOENT", "EEXIST", "EACCES"] or got[-1] == "EBUSY", got
+    seen = []
+    attempts("print(ok(os.mkdir, '/'), ok(os.rmdir, '//'))", tmp_path, policy_fn=lambda e, c: seen.append((e.syscall, e.path)), policy_events=["file"])
+    assert ("mkdirat", "/") in seen and ("unlinkat", "/") in seen
+
+
+def test_hard_links_are_met_by_exec_watch_and_connect_too(tmp_path, denying):
+    import shutil
+    import socket
+    (tmp_path / "den").mkdir()
+    shutil.copy("/bin/true", tmp_path / "den" / "tool")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "den" / "sock"))
+        server.listen()
+        for name in ("tool", "sock"):
+            os.link(tmp_path / "den" / name, tmp_path / name)
+        (tmp_path / "script").write_text("#!%s/tool\n" % tmp_path)
+        (tmp_path / "script").chmod(0o755)
+        steps = {"exec": "ok(os.execv, 'tool', ['t'])", "script": "ok(os.execv, './script', ['t'])", "watch": "ok(watched, 'tool')",
+                 "connect": "ok(socket.socket(socket.AF_UNIX).connect, 'sock')", "open": "ok(opened, 'tool', 0)"}
+        for step in steps.values():  # each first of all, before anything else has looked for links
+            script = "if os.fork(): os.wait()\nelse: print(%s); sys.stdout.flush(); os._exit(0)" % step
+            assert attempts(script, tmp_path, **denying(tmp_path / "den")) == ["EACCES"], step
+            assert "EACCES" not in attempts(script, tmp_path, policy_fn=allow), step
+
+
+def test_links_are_looked_for_once_while_everybody_waits(tmp_path, monkeypatch):
+    import threading
+    (tmp_path / "den").mkdir()
+    (tmp_path / "den" / "f").write_text("x")
+    os.link(tmp_path / "den" / "f", tmp_path / "l")
+    scan, started = sandlock._DeniedPaths._scan, threading.Event()
+
+    def slow(top, stop):
+        started.set()
+        import time
+        time.sleep(0.3)
+        return scan(top, stop)
+    monkeypatch.setattr(sandlock._DeniedPaths, "_scan", staticmethod(slow))
+    script = ("import threading\ngot = []\nts = [threading.Thread(target=lambda: got.append(ok(opened, 'l', 0))) for _ in range(6)]\nfor t in ts: t.start()\n"
+              "import time; t0 = time.monotonic(); other = ok(os.mkdir, 'other'); quick = time.monotonic() - t0 < 0.25\nfor t in ts: t.join()\nprint(*got, other, quick)")
+    assert attempts(script, tmp_path, fs_denied=[tmp_path / "den"]) == ["EACCES"] * 6 + ["ok", "True"]
+
+    def endless(top, stop):
+        while not stop():
+            import time
+            time.sleep(0.01)
+        return set()
+    monkeypatch.setattr(sandlock._DeniedPaths, "_scan", staticmethod(endless))
+    result = Sandbox(fs_readable=SYSTEM_PATHS + (tmp_path,), fs_denied=[tmp_path / "den"]).run(["cat", str(tmp_path / "l")], timeout=0.5)
+    assert result.reason == sandlock.ExitReason.TIMEOUT and result.duration < 5 and result.stdout == b""
+
+
+def test_a_rule_that_comes_with_the_second_event_holds_for_the_first(tmp_path):
+    for call, script in (("renameat", "print(ok(os.rename, 'f', 'g'))"), ("linkat", "print(ok(os.link, 'f', 'g'))"), ("unlinkat", "print(ok(os.unlink, 'alias'))")):
+        for name in ("f", "g", "alias"):
+            if (tmp_path / name).exists():
+                (tmp_path / name).unlink()
+        (tmp_path / "f").write_text("x")
+        os.link(tmp_path / "f", tmp_path / "alias")
+
+        def judge(event, ctx):
+            if event.syscall == call and event.path.endswith(("g", "alias")):
+                ctx.deny_path(tmp_path / "f")
+        assert attempts(script, tmp_path, policy_fn=judge, policy_events=["file"]) == ["EACCES"], call
+        assert (tmp_path / "f").exists() and (tmp_path / "alias").exists() and not (tmp_path / "g").exists()
+        assert attempts(script, tmp_path, policy_fn=allow, policy_events=["file"]) == ["ok"]
+
+
+def test_a_table_that_is_read_is_never_taken_apart(tmp_path):
+    denied = sandlock._DeniedPaths()
+    denied.add("/nonexistent/a", "fs_denied")
+    denied.add("/nonexistent/b", "policy_fn")
+    table = denied.table
+    denied.remove("/nonexistent/b")
+    assert table.names == {"/nonexistent/a": "fs_denied", "/nonexistent/b": "policy_fn"}
+    assert denied.table.names == {"/nonexistent/a": "fs_denied"} and not denied.field("/nonexistent/b/c", ())
+    denied.remove("/nonexistent/a")
+    assert denied.field("/nonexistent/a/c", ()) == "fs_denied"
+
+
+def test_only_what_was_just_made_gets_its_mode_mended(tmp_path):
+    fd = os.open(tmp_path / "f", os.O_CREAT | os.O_RDWR, 0o600)
+    os.fchmod(fd, 0o644)
+    try:
+        now = sandlock._coarse_now_ns()
+        assert sandlock._birth_ns(fd) < 0 or abs(now - sandlock._birth_ns(fd)) < 10 ** 10  # from 6.13 on stamps may be finer
+        sandlock._mend_mode(fd, 0o666, (0, 0o022), now + 10 ** 9)  # made before
+        assert os.fstat(fd).st_mode & 0o777 == 0o644
+        sandlock._mend_mode(fd, 0o666, (0, 0o022), 0 if sandlock._birth_ns(fd) >= 0 else None)
+        assert os.fstat(fd).st_mode & 0o777 == 0o666
+    finally:
+        os.close(fd)
+
+
+def test_o_path_gives_no_descriptor_of_what_was_not_judged(tmp_path):
+    """A thread flips the name; fstat(2) of such a descriptor would tell of the denied file."""
+    from support import compiled
+    source = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+static volatile char name[] = "a"; static volatile int stop;
+static void *flip(void *x) { while (!stop) { name[0] = 'b'; for (volatile int i = 0; i < 700; i++); name[0] = 'a'; for (volatile int i = 0; i < 700; i++); } return 0; }
+int main(void) { pthread_t t; pthread_create(&t, 0, flip, 0); int got = 0, hits = 0; struct stat s;
+    for (int i = 0; i < 6000; i++) { int fd = open((char *)name, O_PATH); if (fd < 0) continue; got++; fstat(fd, &s); hits += s.st_size > 9; close(fd); }
+    stop = 1; printf("%d %d\n", got, hits); return 0; }"""
+    payload = compiled(source, "-pthread")
+    (tmp_path / "a").write_text("public")
+    (tmp_path / "b").write_text("secret" * 9)
+    for fields in (dict(fs_denied=[tmp_path / "b"]), dict(policy_fn=lambda e, c: e.path == str(tmp_path / "b"), policy_events=["file"]), {}):
+        result = Sandbox(fs_readable=SYSTEM_PATHS + (tmp_path, os.path.dirname(payload)), cwd=tmp_path, **fields).run([payload], timeout=60)
+        got, hits = map(int, result.stdout.split())
+        assert got > 100 and bool(hits) == (not fields), (fields, result)
