@@ -1726,13 +1726,13 @@ def _return(value):
 class _Request:
     """A trapped syscall: `args` as they were in the registers, `tid` the thread that waits, `task`
     whose it is where a handler needs that, its `capabilities` (effective, permitted) where they may be
-    fewer than it began with. Several threads may come to answer it (a verdict, a timeout): the one
+    fewer than it began with, `judged` what was read of its memory as (address, bytes). Several threads may come to answer it (a verdict, a timeout): the one
     that gets True from claim() does."""
-    __slots__ = ("id", "tid", "nr", "args", "task", "capabilities", "_unclaimed")
+    __slots__ = ("id", "tid", "nr", "args", "task", "capabilities", "judged", "_unclaimed")
 
     def __init__(self, id, tid, nr, args):
         self.id, self.tid, self.nr, self.args, self.task = id, tid, nr, args, None
-        self.capabilities = None
+        self.capabilities, self.judged = None, ()
         self._unclaimed = _thread.allocate_lock()
 
     def claim(self):
@@ -2027,12 +2027,23 @@ def _on_fork(sup, request):
     return _on_counted_fork(sup, request)
 
 
+def _shares_memory_with_child(request):
+    return request.nr == _NR.get("vfork") or request.nr == _NR["clone"] and request.args[0] & CLONE_VM
+
+
 def _on_counted_fork(sup, request):
     """A copy of memory counts; a child that shares it (vfork) does not."""
-    shares = request.nr == _NR.get("vfork") or (
-        request.nr == _NR["clone"] and request.args[0] & CLONE_VM)
-    if shares and request.nr == _NR["clone"] and not request.args[0] & CLONE_VFORK:
-        sup.census.shares_memory = True
+    shares = _shares_memory_with_child(request)
+    if shares and sup.launching.unseen and not sup.census.shares_memory:
+        def look():  # it is for this run only that somebody has to know
+            sup.census.shares_memory = _shares_by_cloning(request, shares)
+            sup.broker.mailbox.post(lambda: sup.answer(request, _on_weighed_fork))
+        return sup.on_supervisor(request, look)
+    return _on_weighed_fork(sup, request)
+
+
+def _on_weighed_fork(sup, request):
+    shares = _shares_memory_with_child(request)
     if shares or not sup.memory.limit():
         return _fork_or_refuse(sup, request, True)
 
@@ -2264,10 +2275,14 @@ def _inet_peer(sockaddr, family=None):
 def _read_sockaddr(request, address, size):
     if not 2 <= size <= 128:  # sizeof(struct sockaddr_storage)
         raise OSError(errno.EINVAL, "length of an address")
-    sockaddr = _read_memory(request.tid, address, size)
-    if len(sockaddr) < size:
-        raise OSError(errno.EFAULT, "address")
-    return sockaddr
+    return _read_judged(request, address, size)
+
+
+def _read_judged(request, address, size):
+    """What is judged is this copy; where the kernel has to read again, it is compared with it."""
+    data = _read_whole(request, address, size)
+    request.judged += ((address, data),)
+    return data
 
 
 def _socket_call(sup, request, family, fd, sockaddr, act):
@@ -2308,9 +2323,15 @@ def _unseen_socket_call(sup, request, family, sockaddr):
         if family != "bind":  # there may be none
             os.close(_open_beneath_task(request.tid, sockaddr[2:110].split(b"\0")[0]))
         raise _NoDescriptor(errno.EPERM, "a socket file cannot be judged where pidfd_getfd(2) is refused")
+    if domain == AF_UNIX and not sup.scoped and len(sockaddr) > 2:
+        call.abstract = sockaddr[3:]
     if domain in (AF_INET, AF_INET6) or domain == AF_UNSPEC and family != "connect":
         for kind in _possible_kinds(sup, family, sockaddr):
-            _judge_inet(sup, call, domain or AF_INET, kind, sockaddr)
+            used = _judge_inet(sup, call, domain or AF_INET, kind, sockaddr)
+            meant = slice(4, 8) if len(used) == 16 else slice(8, 24)
+            if used[meant] != sockaddr[meant] and family != "bind":  # the unspecified address
+                raise _NoDescriptor(errno.EPERM, "where the unspecified address leads cannot be judged "
+                                    "where pidfd_getfd(2) is refused: name the loopback address")
     elif domain not in (AF_UNIX, AF_UNSPEC, AF_NETLINK):
         raise OSError(errno.EAFNOSUPPORT, "socket family %d" % domain)
     return call
@@ -2328,35 +2349,53 @@ def _possible_kinds(sup, family, sockaddr):
 
 
 def _continue_if_private(sup, call):
-    """On the supervisor's thread, while the task waits."""
+    """On the supervisor's thread, while the task waits: what was judged must be there still, and
+    nobody left who could change it before the kernel reads it again."""
     why = _shares_memory(sup, call.request)
     if why is None:
+        for at, data in call.request.judged:
+            if _read_memory(call.request.tid, at, len(data)) != data:
+                why = "has changed what was judged"
+    if why is None:
+        sup.listener.check(call.request)
         return _CONTINUE
     sup.deny(call, "cannot be judged safely here: pidfd_getfd(2) is refused, and the task %s" % why, None)
     return _refuse(errno.EPERM)
 
 
 def _shares_memory(sup, request):
-    """How others could change a task's memory while it waits, or None if nobody can: it has one
-    thread, its memory is its own (a program that has executed since it was made, or a copy of a
-    parent with one thread), and nothing is mapped that the sandbox can write."""
-    status, fields = _task_status(request.tid), _proc_stat(request.tid)
-    if status.get("Threads") != "1" or not fields:
+    """How others could change what was judged while a task waits, or None if nobody can: it has one
+    thread, its memory is its own (see _shares_by_cloning), and what was judged lies in memory that is
+    private and no file's. (Asynchronous I/O into memory is refused here, see _Launch.)"""
+    status = _task_status(request.tid)
+    if status.get("Threads") != "1" or "Tgid" not in status or int(status["Tgid"]) != request.tid:
         return "has other threads"
-    forked_only = int(fields[6]) & 0x40  # PF_FORKNOEXEC, proc_pid_stat(5)
-    if sup.census.shares_memory or forked_only and _task_status(int(fields[1])).get("Threads") != "1":
+    if sup.census.shares_memory:
         return "may share its memory with another"
     if sup.may_write("/proc/%d/mem" % request.tid):
         return "can be written to through /proc"
-    program = os.readlink("/proc/%d/exe" % request.tid)
+    private = []
     with open("/proc/%d/maps" % request.tid, "rb") as file:
         for line in file:
             words = line.rstrip(b"\n").split(None, 5)
-            name = os.fsdecode(words[5]) if len(words) > 5 else ""
-            shared = words[1][3:] == b"s" and (b"w" in words[1] or not name)
-            if shared or name and _is_in_memory([os.fsencode(name)]) or name != program and sup.may_write(name):
-                return "maps memory that others can write: %s" % (name or "shared")
+            if words[1][3:] == b"p" and (len(words) < 6 or words[5] in (b"[heap]", b"[stack]")
+                                         or words[5].startswith(b"[anon:")):
+                private.append([int(end, 16) for end in words[0].split(b"-")])
+    for at, data in request.judged:
+        if not any(low <= at and at + len(data) <= high for low, high in private):
+            return "has what was judged in memory that may be another's too"
     return None
+
+
+def _shares_by_cloning(request, shares):
+    """Whether two tasks that run may have the same memory from a clone on: not by vfork of a program
+    with one thread that has executed, which waits until its child has memory of its own."""
+    if not shares:
+        return False
+    fields = _proc_stat(request.tid)
+    return (request.nr == _NR["clone"] and not request.args[0] & CLONE_VFORK or not fields
+            or bool(int(fields[6]) & 0x40)  # PF_FORKNOEXEC, proc_pid_stat(5)
+            or _task_status(request.tid).get("Threads") != "1")
 
 
 def _judge_inet(sup, call, domain, kind, sockaddr):
@@ -2717,24 +2756,19 @@ class _Message:
 
     def read(self, sup, header):
         """From a struct msghdr."""
-        tid = self.request.tid
-        raw = _read_memory(tid, header, _MSGHDR.size)
-        if len(raw) < _MSGHDR.size:
-            raise OSError(errno.EFAULT, "msghdr")
+        raw = _read_judged(self.request, header, _MSGHDR.size)
         name, name_size, iov, count, control, control_size, _ = _MSGHDR.unpack(raw)
         if name and name_size:
             self.address = _read_sockaddr(self.request, name, min(name_size, 128))
         if count > _IOV_LIMIT:
             raise OSError(errno.EMSGSIZE, "iov")
-        vectors = _read_memory(tid, iov, 16 * count) if count else b""
-        if len(vectors) < 16 * count:
-            raise OSError(errno.EFAULT, "iov")
+        vectors = _read_judged(self.request, iov, 16 * count) if count else b""
         self.vectors = list(struct.iter_unpack("=QQ", vectors))
         if control and control_size:
             if control_size > _CONTROL_LIMIT:
                 raise OSError(errno.ENOBUFS, "ancillary data")
             self.control, self.fds = _copy_control(
-                sup, self.request, _read_memory(tid, control, control_size))
+                sup, self.request, _read_judged(self.request, control, control_size))
         return self
 
     def close(self):
@@ -6205,6 +6239,9 @@ class _Launch:
         self.lasting_fds.append(self.death_write)
         binding = ("sched_setaffinity",) if policy.cpu_cores is not None else ()
         self.trapped = _trapped_syscalls(policy, self.abi)
+        # Under a container's profile some calls are left to the kernel: see _continue_if_private.
+        self.unseen = _raw(_NR["pidfd_getfd"], -1, 0, 0) == -errno.EPERM
+        binding += ("io_setup", "io_submit") * self.unseen
         self.filter = _policy_filter(policy.extra_deny_syscalls + binding, policy.extra_allow_syscalls,
                                      _ARCH, self.trapped, (), _datagram_kinds(policy),
                                      self.abi == 0 or self.abi >= ABI_TRUNCATE)

@@ -99,9 +99,14 @@ if how == "vm":
     import platform
     libc = ctypes.CDLL(None); stack = ctypes.create_string_buffer(1 << 16)
     pid = libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), ctypes.c_void_p(ctypes.addressof(stack) + 65536 - 64), 0x100 | 17, None)
-s = socket.socket()
-try: s.connect(("127.0.0.1", int(sys.argv[2]))); print("connected")
-except OSError as e: print(e.errno)
+import struct
+s, libc = socket.socket(), ctypes.CDLL(None, use_errno=True)
+to = struct.pack("=H", 2) + struct.pack(">H4B8x", int(sys.argv[2]), 127, 0, 0, 1)
+if how in ("shared", "file", "memfd"):
+    m[:16] = to
+    at = ctypes.addressof(ctypes.c_char.from_buffer(m))
+else: at = to
+print("connected" if libc.connect(s.fileno(), ctypes.c_void_p(at) if isinstance(at, int) else at, 16) == 0 else ctypes.get_errno())
 if how == "vm": os.kill(pid, 9)
 '''
 with answering(server, b"hello"):
@@ -112,6 +117,35 @@ with answering(server, b"hello"):
     lines = inside(script)
     assert [line.split()[:2] for line in lines] == [["alone", "connected"], ["fork", "connected"], ["shared", "1"], ["file", "1"], ["memfd", "1"], ["vm", "1"]], lines
     assert all(line.split()[1] == "connected" for line in inside(script, "--free"))
+
+
+def test_the_unspecified_address_and_changed_minds():
+    """0.0.0.0 is loopback or what the socket is bound to; a thread changes the address and is gone
+    when its task is looked at; asynchronous I/O would write without any task."""
+    script = """
+        code = '''
+import ctypes, socket, struct, sys, threading, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.3", 0))
+try: s.sendto(b"zero", ("0.0.0.0", int(sys.argv[1]))); print("sent")
+except OSError as e: print(e.errno)
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.syscall({"x86_64": 206}.get(__import__("os").uname().machine, 0), 8, ctypes.byref(ctypes.c_ulong(0))), ctypes.get_errno())
+to = ctypes.create_string_buffer(struct.pack("=H", 2) + struct.pack(">H4B8x", int(sys.argv[1]), 127, 0, 0, 1), 16)
+def change(): time.sleep(0.15); to[7] = 3
+t = threading.Thread(target=change); t.start()
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+print(libc.sendto(u.fileno(), b"swap", 4, 0, to, 16), ctypes.get_errno()); t.join()
+'''
+        good = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); good.bind(("127.0.0.1", 0)); uport = good.getsockname()[1]
+        evil = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); evil.bind(("127.0.0.3", uport)); evil.settimeout(0.3)
+        import time
+        r = Sandbox(fs_readable=SYSTEM_PATHS, net_allow=["udp://127.0.0.1:%d" % uport], policy_fn=lambda e, c: time.sleep(0.4), policy_events=["sendto"]).run(python + [code, str(uport)])
+        show(r.stdout.split(), r.error, r.stderr[-200:])
+        try: show(evil.recv(10))
+        except OSError: show("nothing")
+    """.replace("\n        ", "\n")
+    lines = inside(script)
+    assert lines == ["[b'1', b'-1', b'1', b'-1', b'1'] None b''", "nothing"], lines
 
 
 def test_what_needs_the_descriptor_is_refused_with_its_reason():
