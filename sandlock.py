@@ -666,7 +666,7 @@ CLD_TRAPPED = 4
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_NOFILE = 0, 1, 2, 7
 PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM, CLONE_VFORK = 2, 0x01, 0x20, 0x100, 0x4000
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
-RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 2, 16
+RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT, RESOLVE_CACHED = 2, 16, 32
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EACCESS, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = (
     -100, 0x100, 0x200, 0x400, 0x1000)  # linux/fcntl.h
 AT_REMOVEDIR = 0x200
@@ -1802,6 +1802,7 @@ class _Listener:
 
 class _Mailbox:
     """Functions that one thread runs, when `fd` says so in its poll(2). Any thread posts them."""
+    TURN_S = 0.05
 
     def __init__(self):
         self.fd = _high_fd(_call("eventfd2", 0, os.O_CLOEXEC | os.O_NONBLOCK))
@@ -1823,8 +1824,12 @@ class _Mailbox:
         except BlockingIOError:
             return
         try:
+            deadline = time.monotonic() + self.TURN_S
             for _ in range(self._jobs.qsize()):  # not what is posted meanwhile: that could go on for ever
                 self._jobs.get()()
+                if time.monotonic() > deadline:  # and nothing else starves
+                    os.write(self.fd, b"\1\0\0\0\0\0\0\0")
+                    return
         except BaseException:
             os.write(self.fd, b"\1\0\0\0\0\0\0\0")  # for the jobs behind the one that failed
             raise
@@ -1834,6 +1839,15 @@ class _Mailbox:
             fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def finish(self):
+        """No more can be posted; what was is run, since somebody may wait for it."""
+        self.close()
+        for _ in range(self._jobs.qsize()):
+            try:
+                self._jobs.get()()
+            except Exception:
+                continue  # it was too late for that
 
     def forget(self):
         """In a forked child, where another thread may have held the lock at the fork."""
@@ -2971,9 +2985,11 @@ class _Walker:
             return None
         return struct.unpack_from("=QQ", info)  # st_dev, st_ino
 
-    def again(self, fd, flags):
-        """The object of an O_PATH descriptor opened with these flags, or -errno."""
-        return self.call(_NR["openat"], self.fds, b"%d" % fd, flags | os.O_CLOEXEC, 0)
+    def again(self, fd, flags, path=b""):
+        """The object of an O_PATH descriptor opened with these flags, or -errno. What lies in /proc
+        may wait for the process that it is about."""
+        call = _slow if path.startswith(self.proc) else self.call
+        return call(_NR["openat"], self.fds, b"%d" % fd, flags | os.O_CLOEXEC, 0)
 
     def close(self):
         os.close(self.fds)
@@ -2982,8 +2998,13 @@ class _Walker:
         """openat2(2) where `resolve` is given, else openat(2); the descriptor, or -errno."""
         if resolve is None:
             return self.call(_NR["openat"], start, name, flags | os.O_CLOEXEC, mode)
+        if self.call is _quick:  # with the GIL held only what the kernel has at hand (5.12)
+            how = self._HOW.pack(flags | os.O_CLOEXEC, mode, resolve | RESOLVE_CACHED)
+            fd = _quick(_NR["openat2"], start, name, how, len(how))
+            if fd != -errno.EAGAIN:
+                return fd
         how = self._HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
-        return self.call(_NR["openat2"], start, name, how, len(how))
+        return _slow(_NR["openat2"], start, name, how, len(how))
 
     def look(self, request, start, name, flags, resolve=0):
         """-> (O_PATH descriptor, its path), or (-errno, path as far as it is known, or None)."""
@@ -3024,9 +3045,10 @@ class _Walker:
             return None
         try:
             path = os.path.join(self.path(parent), last)
-            text = ctypes.create_string_buffer(1)
-            is_link = self.call(_NR["readlinkat"], parent, last, text, 1) >= 0
-            return None if is_link or path.startswith(self.proc) else path
+            if path.startswith(self.proc):
+                return None
+            is_link = self.call(_NR["readlinkat"], parent, last, ctypes.create_string_buffer(1), 1) >= 0
+            return None if is_link else path
         finally:
             os.close(parent)
 
@@ -3309,7 +3331,7 @@ class _Opening(_Path):
 
     def _again(self, fd, more=0):
         """Opens the object that was looked at, with the flags of the call."""
-        return self.walker.again(fd, self._flags_of_reopening() | more)
+        return self.walker.again(fd, self._flags_of_reopening() | more, os.fsencode(self.call.event["path"]))
 
     def _flags_of_reopening(self):
         return self.flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) | os.O_NOCTTY
@@ -3965,7 +3987,7 @@ class _Exec:
             if not words or len(pointers) > self.WORDS_LIMIT:
                 raise OSError(errno.EFAULT if not words else errno.E2BIG, "argv")
         del pointers[-1:]
-        return _read_strings(self.request, pointers, self.ARGV_LIMIT)
+        return _read_strings(self.request, pointers, self.ARGV_LIMIT, lambda: self.sup.ending)
 
     def _expect(self, fd, shown, argv):
         """What the task will be after the exec: the file that runs and its command line. A script
@@ -3984,10 +4006,12 @@ class _Exec:
             if fd < 0:
                 break  # so will the kernel find
         self.expected_file, self.expected_argv = self.call.identities[-1], argv
+        self.expected_loader = None
         if loader:
             fd = self._look_again(loader)
             if fd >= 0:
                 self.call.identify(os.fstat(fd))
+                self.expected_loader = self.call.identities[-1][1]
                 paths.append(walker.path(fd))
         self.call.paths = tuple(os.fsdecode(path) for path in paths[1:])
 
@@ -4087,10 +4111,8 @@ class _Exec:
                 line = file.readall()
             if self.sup.context.denies():
                 loader = _mapped_loader(process)
-                if loader is not None:
-                    about = os.stat(loader)
-                    if self.sup.context.denies_file(loader, (about.st_dev, about.st_ino)):
-                        return False
+                if loader is not None and loader[1] != self.expected_loader:
+                    return False  # by its inode: what has that path by now could be another file
         except OSError:
             return False
         return ((info.st_dev, info.st_ino) == self.expected_file
@@ -4123,15 +4145,14 @@ def _elf_interpreter(fd):
 
 
 def _mapped_loader(process):
-    """Path of the loader of a process that has just executed, as the kernel tells it, or None for a
-    static program: what is mapped at AT_BASE; getauxval(3), proc_pid_auxv(5)."""
+    """(path, inode) of the loader of a process that has just executed, or None for a static program: what is mapped at AT_BASE; getauxval(3), proc_pid_auxv(5)."""
     with open("/proc/%d/auxv" % process, "rb", 0) as file:
         pairs = dict(struct.iter_unpack("=QQ", file.readall()))
     with open("/proc/%d/maps" % process, "rb") as file:
         for line in file:
             words = line.rstrip(b"\n").split(None, 5)
             if pairs.get(7) and int(words[0].split(b"-")[0], 16) == pairs[7] and len(words) > 5:
-                return os.fsdecode(words[5])
+                return os.fsdecode(words[5]), int(words[4])
     return None
 
 
@@ -4144,11 +4165,13 @@ def _identities_above(walker, path):
     return found
 
 
+_SCATTERED_LIMIT_S = 1.0
 _SCATTERED_LIMIT = 4096  # strings that are read one by one: each costs the broker a system call
 
 
-def _read_strings(request, pointers, limit):
-    """Many strings of a task: with one read over the whole stretch where they lie side by side."""
+def _read_strings(request, pointers, limit, stop):
+    """Many strings of a task: with one read over the whole stretch where they lie side by side; if
+    they do not, for as long as it takes to read a good many, but not for ever."""
     if not pointers:
         return []
     low, high, block = min(pointers), max(pointers), b""
@@ -4157,7 +4180,7 @@ def _read_strings(request, pointers, limit):
             block = _read_memory(request.tid, low, high - low + _PAGE - high % _PAGE)
         except OSError:
             block = b""  # there is a hole in between
-    words, total, scattered = [], 0, 0
+    words, total, scattered, deadline = [], 0, 0, time.monotonic() + _SCATTERED_LIMIT_S
     for pointer in pointers:
         end = block.find(b"\0", pointer - low) if block else -1
         if end >= 0:
@@ -4166,7 +4189,8 @@ def _read_strings(request, pointers, limit):
             words.append(_read_string(request, pointer, limit))
             scattered += 1
         total += len(words[-1])
-        if total > limit or scattered > _SCATTERED_LIMIT:
+        if total > limit or scattered > _SCATTERED_LIMIT or scattered and (
+                stop() or time.monotonic() > deadline):
             raise OSError(errno.E2BIG, "argv")
     return words
 
@@ -4329,6 +4353,7 @@ class _Broker:
                     except Exception as e:  # the oracle must outlive whatever a request does to it
                         self.faults.append(repr(e))
         finally:
+            self.mailbox.finish()
             self._ended.release()
 
     @staticmethod
@@ -4508,6 +4533,15 @@ def _signal_members(pids, signum, runners=None):
     return members
 
 
+def _prlimit_as(uid, *args):
+    """On the broker, whose real id is 0 otherwise (see _identity_steps)."""
+    _call("setresuid", uid, uid, 0)
+    try:
+        _call("prlimit64", *args)
+    finally:
+        _call("setresuid", 0, uid, 0)
+
+
 def _is_visible(pid):
     """On the broker: whether it may look at a process (PTRACE_MODE_READ; ptrace(2)), which below
     Landlock's ABI 6 tells who is in its domain. ENOENT: a zombie, which has no program any more."""
@@ -4653,10 +4687,10 @@ class _Memory:
             data = int(_task_status(pid).get("VmData", "0").split()[0]) << 10  # what the limit is on
             limit, now = data + left, rlimit64()
             try:
-                _call("prlimit64", pid, RLIMIT_DATA, 0, _address(now))
+                self._sup.prlimit(pid, RLIMIT_DATA, 0, _address(now))
                 now.rlim_max = min(now.rlim_max, self.limit())
                 now.rlim_cur = min(limit, now.rlim_max)
-                _call("prlimit64", pid, RLIMIT_DATA, _address(now), 0)
+                self._sup.prlimit(pid, RLIMIT_DATA, _address(now), 0)
             except OSError as e:
                 if e.errno != errno.ESRCH:
                     raise
@@ -4739,7 +4773,7 @@ class _Supervisor:
     signal handler or a finalizer in the middle of it too.
     `finished` is held until nothing of the run is left but `pidfd`, which release() closes.
     """
-    SWEEP_LIMIT_S = 10.0
+    SWEEP_LIMIT_S = 30.0
     KEPT_LINES = 10000
     KEPT_BYTES = 8 << 20
     WATCH_TICKS = 10
@@ -4795,6 +4829,8 @@ class _Supervisor:
         self.deadline = deadline
         _live.add(self)
         try:
+            for path in self.launching.candidates:
+                self._refuse_denied(os.path.join(self.policy.cwd or "", path))
             self.pad_running = True
             try:
                 _thread.start_new_thread(_pad, (self.launching, self))
@@ -4853,7 +4889,7 @@ class _Supervisor:
         self.pid = request.tid
         self.pidfd = _high_fd(_pidfd_open(self.pid))
         try:
-            self.launching.prepare_process(self.pid)
+            self.launching.prepare_process(self.pid, self.prlimit)
             traced = self._stop_at_exec()
         except OSError as e:
             raise LaunchError("prepare", e.errno, detail=str(e)) from e
@@ -4863,8 +4899,26 @@ class _Supervisor:
             self.pid = 0
             return False
         self._await_pad()
+        if self.context.denies():
+            self._refuse_denied("/proc/%d/exe" % self.pid)  # a script's interpreter
+            loader = _mapped_loader(self.pid)
+            if loader is not None:
+                self._refuse_denied(loader[0])
         self._let_go(traced)
         return True
+
+    def _refuse_denied(self, path):
+        """fs_denied holds for what the host starts, too."""
+        try:
+            info = os.stat(path)
+        except OSError:
+            return  # not there: the kernel will say so
+        if self.context.denies():
+            if info.st_nlink > 1:
+                self.context.look_for_links(lambda: False)
+            real = os.path.realpath(path)
+            if self.context.denies_file(real, (info.st_dev, info.st_ino)):
+                raise LaunchError("exec", errno.EACCES, real, "denied by fs_denied")
 
     def _stop_at_exec(self):
         try:
@@ -5249,6 +5303,15 @@ class _Supervisor:
 
     # -- who is inside ---------------------------------------------------------------------------
 
+    def prlimit(self, pid, resource, new, old):
+        """prlimit(2); with `user`, where root lacks CAP_SYS_RESOURCE, with the program's ids."""
+        try:
+            _call("prlimit64", pid, resource, new, old)
+        except PermissionError:
+            if not self.launching.user_ids:
+                raise
+            self.broker.call(_prlimit_as, self.launching.user_ids[0], pid, resource, new, old)
+
     def members(self, signum=0):
         """Signals every process inside and returns their pids; zombies are among them. Not on the
         broker's thread. ProcessLookupError once the run has ended."""
@@ -5410,7 +5473,12 @@ class _Supervisor:
         dies, but its child may have got a number that the listing had already passed."""
         deadline, clean, pause = time.monotonic() + self.SWEEP_LIMIT_S, 0, 0.0001
         while clean < 2:
-            others = [pid for pid in self.members(signal.SIGKILL) if pid != self.pid]
+            try:
+                others = [pid for pid in self.members(signal.SIGKILL) if pid != self.pid]
+            except TimeoutError:  # the broker waits for a task that holds its own memory
+                if time.monotonic() > deadline:
+                    raise
+                continue
             for pid in others:
                 _reap_adopted(pid)
             alive = [pid for pid in others if _is_alive(pid)]
@@ -6086,9 +6154,10 @@ class _Callback:
             self._ended.release()
 
     def _notice_contention(self, waited_s):
-        """Three times in a row longer than it ever takes without a thread that computes."""
-        self._contended = self._contended + 1 if waited_s > 2e-3 else 0
-        if self._contended >= 3:
+        """Three times or more longer than it ever takes without a thread that computes, and not
+        much more often as fast as ever."""
+        self._contended = self._contended + 4 if waited_s > 2e-3 else max(0, self._contended - 1)
+        if self._contended >= 12:
             self._sup.holds_interval = True
             _hold_switch_interval(True)
 
@@ -6384,13 +6453,13 @@ class _Launch:
         else:
             self.unshared_cwd = fd
 
-    def prepare_process(self, pid):
+    def prepare_process(self, pid, prlimit):
         """By the supervisor, while the first exec is held: limits, death pipe, terminal."""
         for resource, value in self.limits:
             current, new = rlimit64(), rlimit64()
-            _call("prlimit64", pid, resource, 0, _address(current))
+            prlimit(pid, resource, 0, _address(current))
             new.rlim_cur = new.rlim_max = min(value, current.rlim_max)
-            _call("prlimit64", pid, resource, _address(new), 0)
+            prlimit(pid, resource, _address(new), 0)
         fcntl.fcntl(self.death_read, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(self.death_read, fcntl.F_SETOWN, -pid)
         fcntl.fcntl(self.death_read, fcntl.F_SETFL, os.O_ASYNC)

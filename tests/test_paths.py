@@ -621,3 +621,52 @@ int main(void) { pthread_t t; pthread_create(&t, 0, flip, 0); int got = 0, hits 
         result = Sandbox(fs_readable=SYSTEM_PATHS + (tmp_path, os.path.dirname(payload)), cwd=tmp_path, **fields).run([payload], timeout=60)
         got, hits = map(int, result.stdout.split())
         assert got > 100 and bool(hits) == (not fields), (fields, result)
+
+
+def test_what_the_host_starts_is_denied_too(tmp_path):
+    import shutil
+    shutil.copy("/bin/echo", tmp_path / "tool")
+    os.link(tmp_path / "tool", tmp_path / "alias")
+    (tmp_path / "script").write_text("#!%s/tool\n" % tmp_path)
+    (tmp_path / "script").chmod(0o755)
+    fields = dict(fs_readable=SYSTEM_PATHS + (tmp_path,))
+    for name in ("tool", "alias", "script"):
+        result = Sandbox(fs_denied=[tmp_path / "tool"], **fields).run([str(tmp_path / name)])
+        assert result.exit_code == 126 and "fs_denied" in result.error, (name, result)
+        assert Sandbox(fs_denied=[tmp_path / "none"], **fields).run([str(tmp_path / name)]).success
+
+
+LOADER = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <signal.h>
+#include <unistd.h>
+int main(void) {  /* a process exchanges "d", where the loader is allowed, with "e", where it is a link to the denied one */
+    pid_t p = fork(); if (!p) { alarm(20); for (;;) syscall(SYS_renameat2, AT_FDCWD, "d", AT_FDCWD, "e", 2); }
+    int ran = 0;
+    for (int i = 0; i < 400; i++) { pid_t c = fork(); if (!c) { execl("./prog", "prog", 0); _exit(1); } int s; waitpid(c, &s, 0); ran += WIFEXITED(s) && WEXITSTATUS(s) == 7; }
+    kill(p, 9); printf("%d\n", ran); return 0;
+}"""
+
+
+@requires_abi(2)
+def test_a_loader_that_is_exchanged_never_runs_denied(tmp_path):
+    import shutil
+    from support import compiled
+    if os.uname().machine != "x86_64":
+        pytest.skip("a loader in assembly, of x86_64 alone")
+    loader = "__attribute__((naked)) void _start(void) { __asm__(\"mov $%d, %%edi; mov $231, %%eax; syscall\"); }"
+    static, allowed = (compiled(loader % code, "-nostdlib", "-static-pie", "-fPIE") for code in (7, 3))
+    payload = compiled(LOADER)
+    for name in ("d", "e"):
+        (tmp_path / name).mkdir()
+    shutil.copy(static, tmp_path / "denied")
+    shutil.copy(allowed, tmp_path / "d" / "ld")
+    os.link(tmp_path / "denied", tmp_path / "e" / "ld")
+    shutil.copy(compiled("int main(void) { return 0; }", "-Wl,--dynamic-linker,%s/d/ld" % tmp_path), tmp_path / "prog")
+    fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path], cwd=tmp_path)
+    assert Sandbox(fs_denied=[tmp_path / "denied"], **fields).run([payload], timeout=60).stdout == b"0\n"
+    assert int(Sandbox(**fields).run([payload], timeout=60).stdout) > 0  # the control

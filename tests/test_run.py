@@ -425,3 +425,21 @@ def test_confine(tmp_path):
     for fields in (dict(max_processes=3), dict(net_allow=["*"]), dict(cwd="/"), dict(net_allow_bind=[80])):
         with pytest.raises(sandlock.PolicyError):
             sandlock.confine(sandlock.Policy(**fields))
+
+
+@requires_root
+def test_limits_of_another_user_need_no_capability():
+    """Root in a container, and here, has no CAP_SYS_RESOURCE."""
+    for fields, line in ((dict(max_open_files=50), b"50"), (dict(max_cpu_seconds=7), b"7"), (dict(max_file_size=1 << 20), b"2048"), (dict(max_memory="300M"), b"")):
+        result = Sandbox(fs_readable=SYSTEM_PATHS, user="1234:1234", **fields).run(["sh", "-c", "ulimit -n; ulimit -t; ulimit -f; id -u"])
+        assert result.success and result.stdout.endswith(b"1234\n") and line in result.stdout.split() + [b""], result
+
+
+def test_processes_may_be_asked_for_at_any_time():
+    """Also in the very moment when the run ends: nothing is waited for that nobody will do."""
+    for i in range(30):
+        with box().popen(["sh", "-c", "(true); true"]) as process:
+            deadline = time.monotonic() + 5
+            while process.poll() is None:
+                process.processes()
+                assert time.monotonic() < deadline
