@@ -2048,11 +2048,11 @@ def _shares_memory_with_child(request):
 def _on_counted_fork(sup, request):
     """A copy of memory counts; a child that shares it (vfork) does not."""
     shares = _shares_memory_with_child(request)
-    if shares and sup.launching.unseen and not sup.census.shares_memory:
-        def look():  # it is for this run only that somebody has to know
-            sup.census.shares_memory = _shares_by_cloning(request, shares)
+    if shares and sup.launching.unseen:
+        def note():  # for _shares_memory
+            sup.census.sharers.add(int(_task_status(request.tid).get("Tgid", 0)))
             sup.broker.mailbox.post(lambda: sup.answer(request, _on_weighed_fork))
-        return sup.on_supervisor(request, look)
+        return sup.on_supervisor(request, note)
     return _on_weighed_fork(sup, request)
 
 
@@ -2090,7 +2090,7 @@ class _Census:
     def __init__(self, supervisor):
         self._sup = supervisor
         self.population, self.admitted = 1, 0
-        self.shares_memory = False  # two processes may, from now on: a clone that neither libc makes
+        self.sharers = set()  # processes that have made one with the same memory, by vfork too
         self.in_flight = set()
 
     def admit(self, tid):
@@ -2379,12 +2379,16 @@ def _continue_if_private(sup, call):
 
 def _shares_memory(sup, request):
     """How others could change what was judged while a task waits, or None if nobody can: it has one
-    thread, its memory is its own (see _shares_by_cloning), and what was judged lies in memory that is
-    private and no file's. (Asynchronous I/O into memory is refused here, see _Launch.)"""
-    status = _task_status(request.tid)
+    thread and its memory for itself, and what was judged lies in memory that is private and no
+    file's. (Asynchronous I/O into memory is refused here, see _Launch.)
+
+    For itself: it has executed, and made no process with the same memory since; not by vfork either,
+    which ends with the child's first thread, whatever threads that has made. A copy of a parent
+    (PF_FORKNOEXEC in proc_pid_stat(5)) is only told from such a child where there never was one."""
+    status, fields = _task_status(request.tid), _proc_stat(request.tid)
     if status.get("Threads") != "1" or "Tgid" not in status or int(status["Tgid"]) != request.tid:
         return "has other threads"
-    if sup.census.shares_memory:
+    if not fields or request.tid in sup.census.sharers or sup.census.sharers and int(fields[6]) & 0x40:
         return "may share its memory with another"
     if sup.may_write("/proc/%d/mem" % request.tid):
         return "can be written to through /proc"
@@ -2399,17 +2403,6 @@ def _shares_memory(sup, request):
         if not any(low <= at and at + len(data) <= high for low, high in private):
             return "has what was judged in memory that may be another's too"
     return None
-
-
-def _shares_by_cloning(request, shares):
-    """Whether two tasks that run may have the same memory from a clone on: not by vfork of a program
-    with one thread that has executed, which waits until its child has memory of its own."""
-    if not shares:
-        return False
-    fields = _proc_stat(request.tid)
-    return (request.nr == _NR["clone"] and not request.args[0] & CLONE_VFORK or not fields
-            or bool(int(fields[6]) & 0x40)  # PF_FORKNOEXEC, proc_pid_stat(5)
-            or _task_status(request.tid).get("Threads") != "1")
 
 
 def _judge_inet(sup, call, domain, kind, sockaddr):
@@ -2963,7 +2956,7 @@ def _open_beneath_task(tid, name, flags=0):
 class _Walker:
     """Walks the paths that a program names, on the broker's thread: inside the domain, and as if
     the task itself walked."""
-    MAX_LINKS = 40
+    MAX_LINKS, MAX_STEPS = 40, 4096
     _HOW = struct.Struct("=3Q")  # open_how
 
     def __init__(self):
@@ -3058,9 +3051,11 @@ class _Walker:
         current = os.open(b"/" if name[:1] == b"/" else b"/proc/self/fd/%d" % start,
                           O_PATH | os.O_CLOEXEC)
         try:
-            parts, links = name.split(b"/")[::-1], 0
+            parts, links, steps = name.split(b"/")[::-1], 0, 0
             while parts:
-                part = parts.pop()
+                part, steps = parts.pop(), steps + 1
+                if steps > self.MAX_STEPS:
+                    raise OSError(errno.ELOOP, "components")
                 if not part or part == b".":
                     continue
                 child = self._child(current, part)
@@ -4110,9 +4105,9 @@ class _Exec:
             with open("/proc/%d/cmdline" % process, "rb", 0) as file:
                 line = file.readall()
             if self.sup.context.denies():
-                loader = _mapped_loader(process)
-                if loader is not None and loader[1] != self.expected_loader:
-                    return False  # by its inode: what has that path by now could be another file
+                # By inodes: what has the loader's path by now could be another file.
+                if _mapped_files(process).keys() - {info.st_ino, self.expected_loader}:
+                    return False
         except OSError:
             return False
         return ((info.st_dev, info.st_ino) == self.expected_file
@@ -4144,16 +4139,11 @@ def _elf_interpreter(fd):
     return None
 
 
-def _mapped_loader(process):
-    """(path, inode) of the loader of a process that has just executed, or None for a static program: what is mapped at AT_BASE; getauxval(3), proc_pid_auxv(5)."""
-    with open("/proc/%d/auxv" % process, "rb", 0) as file:
-        pairs = dict(struct.iter_unpack("=QQ", file.readall()))
+def _mapped_files(process):
+    """{inode: path} of what a process has mapped that has just executed: the program and its loader."""
     with open("/proc/%d/maps" % process, "rb") as file:
-        for line in file:
-            words = line.rstrip(b"\n").split(None, 5)
-            if pairs.get(7) and int(words[0].split(b"-")[0], 16) == pairs[7] and len(words) > 5:
-                return os.fsdecode(words[5]), int(words[4])
-    return None
+        rows = [line.rstrip(b"\n").split(None, 5) for line in file]
+    return {int(row[4]): os.fsdecode(row[5]) for row in rows if int(row[4])}
 
 
 def _identities_above(walker, path):
@@ -4354,6 +4344,7 @@ class _Broker:
                         self.faults.append(repr(e))
         finally:
             self.mailbox.finish()
+            self.tasks.close()
             self._ended.release()
 
     @staticmethod
@@ -4446,8 +4437,6 @@ class _Broker:
         ended = self._ended.acquire(timeout=self.PATIENCE_S)
         if ended:
             self._ended.release()
-            self.tasks.close()
-            self.mailbox.close()
         with self._lock:
             self._closing = True
         for _ in range(self._workers):
@@ -4900,10 +4889,8 @@ class _Supervisor:
             return False
         self._await_pad()
         if self.context.denies():
-            self._refuse_denied("/proc/%d/exe" % self.pid)  # a script's interpreter
-            loader = _mapped_loader(self.pid)
-            if loader is not None:
-                self._refuse_denied(loader[0])
+            for path in _mapped_files(self.pid).values():  # a script's interpreter, a loader
+                self._refuse_denied(path)
         self._let_go(traced)
         return True
 
@@ -5108,7 +5095,9 @@ class _Supervisor:
         error that the kernel gave, or EPERM for one of our own, which the Result then tells."""
         reply = _refuse(errno.EPERM)
         try:
-            if self.broker.tid == threading.get_native_id():
+            if self.ending:
+                pass  # nothing of it matters any more
+            elif self.broker.tid == threading.get_native_id():
                 reply = self.broker.as_task(request, lambda: handler(self, request))
             else:
                 reply = handler(self, request)

@@ -95,6 +95,7 @@ if how == "shared": m = mmap.mmap(-1, 4096)
 if how == "file": f = open("f", "wb+"); f.write(b"x" * 4096); f.flush(); m = mmap.mmap(f.fileno(), 4096, flags=mmap.MAP_PRIVATE)
 if how == "memfd": f = os.memfd_create("x"); os.truncate(f, 4096); m = mmap.mmap(f, 4096, flags=mmap.MAP_PRIVATE)
 if how == "fork" and os.fork(): os._exit(os.wait()[1] >> 8)
+if how == "spawn": os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)  # by vfork: a thread of that child could live on
 if how == "vm":
     import platform
     libc = ctypes.CDLL(None); stack = ctypes.create_string_buffer(1 << 16)
@@ -110,12 +111,12 @@ print("connected" if libc.connect(s.fileno(), ctypes.c_void_p(at) if isinstance(
 if how == "vm": os.kill(pid, 9)
 '''
 with answering(server, b"hello"):
-    for how in ("alone", "fork", "shared", "file", "memfd", "vm"):
+    for how in ("alone", "fork", "shared", "file", "memfd", "vm", "spawn"):
         r = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[work], cwd=work, net_allow=["127.0.0.1:%d" % port]).run(python + [code, how, str(port)])
         show(how, r.stdout.decode().strip(), r.denials[0].reason.split(" and the task ")[1][:24] if r.denials else "", r.stderr.decode()[-200:])
 """
     lines = inside(script)
-    assert [line.split()[:2] for line in lines] == [["alone", "connected"], ["fork", "connected"], ["shared", "1"], ["file", "1"], ["memfd", "1"], ["vm", "1"]], lines
+    assert [line.split()[:2] for line in lines] == [["alone", "connected"], ["fork", "connected"], ["shared", "1"], ["file", "1"], ["memfd", "1"], ["vm", "1"], ["spawn", "1"]], lines
     assert all(line.split()[1] == "connected" for line in inside(script, "--free"))
 
 
