@@ -18,6 +18,7 @@ import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
 
 ROOT = os.geteuid() == 0
+THIN = bool(os.environ.get("SANDLOCK_TEST_THIN"))  # fewer rounds, for the second and third Python of .ci/run
 TESTS = os.path.dirname(os.path.abspath(__file__))
 
 

@@ -1,0 +1,65 @@
+"""On a kernel with an older Landlock, as far as that can be told from this one: the same attacks fail."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+import sandlock
+from support import TESTS, THIN, requires_abi
+
+
+@requires_abi(6)
+@pytest.mark.skipif(THIN, reason="once is enough (SANDLOCK_TEST_THIN)")
+@pytest.mark.parametrize("abi", ["1"])  # make test-all of part 4 may run them all
+def test_the_same_attacks_fail(abi):
+    if os.environ.get("SANDLOCK_TEST_ABI"):
+        pytest.skip("within itself")
+    files = [os.path.join(TESTS, "test_%s.py" % name) for name in ("attacks", "landlock", "network")]
+    result = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "attacks or landlock or bind or listen or stale"] + files,
+                            env=dict(os.environ, SANDLOCK_TEST_ABI=abi), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    assert result.returncode == 0 and b" passed" in result.stdout, result.stdout.decode()[-3000:]
+
+
+HIDING = r"""
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.prctl(4, 0, 0, 0, 0), ctypes.get_errno())     # not to be looked at any more
+os.chmod("hidden", 0o111)                                 # nor this program, once it runs
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execv("./hidden", ["hidden", "100"])
+    os._exit(0)
+os.wait(); time.sleep(0.3)
+"""
+
+
+@requires_abi(1)
+def test_nobody_hides_from_the_end(tmp_path, monkeypatch):
+    """A daemon of a program that cannot be read, which no scope tells to be inside."""
+    import shutil
+    from support import box, eventually
+    found = sandlock.landlock_abi_version()
+    monkeypatch.setattr(sandlock, "landlock_abi_version", lambda: min(found, 5))
+    tmp_path.chmod(0o755)
+    shutil.copy("/bin/sleep", tmp_path / "hidden")
+    result = box(tmp_path, cwd=tmp_path).run([sys.executable, "-S", "-c", HIDING])
+    assert result.stdout == b"-1 1\n" and not result.error, result
+
+    def alive():
+        names = []
+        for pid in sandlock._listed_processes():
+            try:
+                with open("/proc/%d/comm" % pid) as file:
+                    names.append(file.read().strip())
+            except OSError:
+                continue
+        return "hidden" in names
+    assert eventually(lambda: not alive(), 3)
+    process = subprocess.Popen([str(tmp_path / "hidden"), "100"])  # the control: it would be seen
+    try:
+        assert eventually(alive, 3)
+    finally:
+        process.kill()
+        process.wait()
