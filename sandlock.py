@@ -4282,8 +4282,10 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
 
 
 def _trapped_syscalls(policy, abi=_ABIS[-1].abi):
+    always = {needed for needed in {row[2] for row in _HANDLERS.values()} if needed(policy, abi)}
+    asked = {family for family in _CATEGORY_OF if _asks(policy, family)}
     return tuple(name for name, (_, _, needed, family) in _HANDLERS.items()
-                 if needed(policy, abi) or family and _asks(policy, family))
+                 if needed in always or family in asked)
 
 
 # ------------------------------------------------------------------------------------------------
