@@ -22,18 +22,20 @@ Threat model. The program is hostile from its first instruction: it may run any 
 number of threads, and knows this file. It must not read or change files beyond the policy, reach
 the network, signal or inspect any process outside the sandbox, outlive the run, or gain
 privileges. Not promised: secrecy of what the policy lets it read, protection from bugs in the
-kernel, from side channels of the CPU, or of the metadata of files (Landlock judges neither
-stat(2) nor chmod(2) by owner). Who may ptrace the host (root, a debugger) is trusted.
+kernel, from side channels of the CPU, or of the metadata of files that no rule denies and no
+callback judges (Landlock knows neither stat(2) nor chmod(2)). Who may ptrace the host (root, a
+debugger) is trusted.
 
 How it works. Landlock and a seccomp filter decide what they can, in the kernel, at no cost. What
 only a supervisor can decide (addresses, totals of processes and memory, resolved paths, the
 callback) is trapped by the same filter and answered by threads of the calling process, through
 seccomp_unotify(2). Filter and Landlock domain belong to a *thread* on Linux, so nothing is done in
 a forked child: a short-lived thread, the launch pad, confines itself and calls posix_spawn(3).
-What was judged by a pointer is never left to the kernel to read again: the *broker*, a thread
-inside the sandbox's own Landlock domain, does it from a copy, on a copy of the descriptor. Calls
-that may block go to its workers; whatever has to look into /proc goes to the *supervisor*'s
-thread, which is not confined; the callback has a thread of its own.
+What was judged by a pointer is not left to the kernel to read again: the *broker*, a thread inside
+the sandbox's own Landlock domain, does it from a copy, on a copy of the descriptor or on the very
+object that a path was looked up to. (What it cannot do, exec and chdir, is checked when it is
+done, or each time it is used.) Calls that may block go to its workers; whatever has to look into
+/proc goes to the *supervisor*'s thread, which is not confined; the callback has a thread of its own.
 
 Sections: 1 this text - 2 errors - 3 policy and public values - 4 kernel ABI - 5 syscall table -
 6 raw calls - 7 Landlock - 8 BPF assembler and filter - 9 notifications - 10 handlers -
@@ -664,12 +666,11 @@ PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0
 PTRACE_O_TRACEEXEC, PTRACE_EVENT_EXEC, WALL = 1 << 4, 4, 0x40000000  # __WALL of wait(2)
 CLD_TRAPPED = 4
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_NOFILE = 0, 1, 2, 7
-PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM, CLONE_VFORK = 2, 0x01, 0x20, 0x100, 0x4000
+PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT, RESOLVE_CACHED = 2, 16, 32
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EACCESS, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = (
     -100, 0x100, 0x200, 0x400, 0x1000)  # linux/fcntl.h
-AT_REMOVEDIR = 0x200
 _STAT_SIZE, _STATX_SIZE, _STATFS_SIZE = 144 if os.uname().machine == "x86_64" else 128, 256, 120
 STATX_BTIME = 0x800
 XATTR_NAME_MAX, XATTR_SIZE_MAX = 255, 65536  # linux/limits.h
@@ -1726,8 +1727,8 @@ def _return(value):
 class _Request:
     """A trapped syscall: `args` as they were in the registers, `tid` the thread that waits, `task`
     whose it is where a handler needs that, its `capabilities` (effective, permitted) where they may be
-    fewer than it began with, `judged` what was read of its memory as (address, bytes). Several threads may come to answer it (a verdict, a timeout): the one
-    that gets True from claim() does."""
+    fewer than it began with, `judged` what was read of its memory as (address, bytes). Several threads
+    may come to answer it (a verdict, a timeout): the one that gets True from claim() does."""
     __slots__ = ("id", "tid", "nr", "args", "task", "capabilities", "judged", "_unclaimed")
 
     def __init__(self, id, tid, nr, args):
@@ -2702,7 +2703,8 @@ def _unseen_messages(sup, first, fd, headers, count):
     calls = [first] + [_message_call(sup, _Message(first.request, first.request.args[3]).read(
         sup, headers + i * (_MSGHDR.size + 8)), fd) for i in range(1, count)]
     if count > 1 and sup.asks("sendto"):
-        raise _NoDescriptor(errno.EPERM, "several messages in a call cannot be judged where pidfd_getfd(2) is refused")
+        raise _NoDescriptor(errno.EPERM, "several messages in a call cannot be judged where "
+                            "pidfd_getfd(2) is refused")
     for call in calls[1:]:
         refusal = sup.denial(call)
         if refusal:
@@ -5268,7 +5270,8 @@ class _Supervisor:
     # -- what the Result tells ---------------------------------------------------------------------
 
     def event(self, call, denied):
-        task, family = call.request.task or _Task(call.request.tid, call.request.tid, 0), call.family or call.told_as
+        task = call.request.task or _Task(call.request.tid, call.request.tid, 0)
+        family = call.family or call.told_as
         return SyscallEvent(syscall=family, category=_CATEGORY_OF[family], denied=denied,
                             pid=task.process, parent_pid=task.parent, **call.event)
 
