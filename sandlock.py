@@ -5142,16 +5142,17 @@ class _Supervisor:
 
     def judge(self, call):
         """Hands the call to the callback if that asks for it, else settles it at once."""
-        self.denial(call)
+        if self.context.denies():
+            call.look_closer(self.walker)
         if call.abstract is not None:
             self.mailbox.post(lambda: self.look_for_owner(call))
         elif call.linked and self.context.has_to_look():
             self.mailbox.post(lambda: self.look_for_links(call, self.judge))
+        elif call.family in self.asked:
+            self.callback.submit(call)
         elif call.fds and not self.held.take(call):
             self.fault("%s: too many calls wait already" % (call.family or "sendmsg"))
             self.refuse_call(call, errno.EAGAIN, "too many calls wait", None)
-        elif call.family in self.asked:
-            self.callback.submit(call)
         else:
             self.settle(call)
 

@@ -183,8 +183,12 @@ def test_a_host_that_computes_gets_a_shorter_switch_interval_for_that_long():
     thread.start()
     try:
         seen.clear()
-        assert sandbox.run(command, timeout=60).success and len(seen) >= 300
-        assert min(seen) < before and sys.getswitchinterval() == before
+        for _ in range(6):  # a machine that is busy with something else hides it now and then
+            assert sandbox.run(command, timeout=60).success and len(seen) >= 300
+            assert sys.getswitchinterval() == before
+            if min(seen) < before:
+                break
+        assert min(seen) < before
     finally:
         stop.append(1)
         thread.join()
