@@ -171,8 +171,10 @@ def test_a_callback_that_takes_too_long_denies_and_all_behind_it_too():
     assert len(calls) == 2 and eventually(lambda: clean(before))
 
 
-def test_a_host_that_computes_gets_a_shorter_switch_interval_for_that_long():
-    before, stop, seen = sys.getswitchinterval(), [], []
+def test_a_host_that_computes_gets_a_shorter_switch_interval_for_that_long(monkeypatch):
+    before, stop, seen, waits = sys.getswitchinterval(), [], [], []
+    notice = sandlock._Callback._notice_contention
+    monkeypatch.setattr(sandlock._Callback, "_notice_contention", lambda self, waited: (waits.append(waited), notice(self, waited)))
     def spin():
         while not stop:
             continue
@@ -188,7 +190,8 @@ def test_a_host_that_computes_gets_a_shorter_switch_interval_for_that_long():
             assert sys.getswitchinterval() == before
             if min(seen) < before:
                 break
-        assert min(seen) < before
+        # What shares the cores with us may keep the thread from computing: then nobody has to wait for it.
+        assert min(seen) < before or sum(waited > 2e-3 for waited in waits) < len(waits) / 20
     finally:
         stop.append(1)
         thread.join()
