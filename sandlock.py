@@ -1556,18 +1556,17 @@ def _block_prctl(asm, plan):
 
 
 def _block_open(flags):
-    """Below Landlock's ABI 3: emptying a file that is opened for reading only."""
+    """The access mode 3 (open(2), neither to read nor to write, for ioctl) asks Landlock for nothing. Below
+    ABI 3 so does emptying a file that is opened for reading only."""
     def block(asm, plan):
-        if not plan.truncation:
-            return asm.goto("notify")
-        label = "open-%d" % flags
+        label, refused = "open-%d" % flags, "errno:%d" % errno.EACCES
         asm.ld(_arg(flags))
-        asm.jset(os.O_TRUNC, label)
-        asm.goto(label + "-on")
-        asm.label(label)
-        asm.and_(os.O_ACCMODE)
-        asm.jeq(os.O_RDONLY, "errno:%d" % errno.EACCES)
-        asm.label(label + "-on")
+        asm.and_(os.O_ACCMODE | O_PATH)
+        asm.jeq(os.O_ACCMODE, refused)
+        if plan.truncation:
+            asm.ld(_arg(flags))
+            asm.and_(os.O_ACCMODE | O_PATH | os.O_TRUNC)
+            asm.jeq(os.O_TRUNC | os.O_RDONLY, refused)
         asm.goto("notify" if plan.opens else "allow")
     return block
 
@@ -1640,12 +1639,11 @@ def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, Fa
     judges truncation."""
     growth, data_limit, opens = ("mmap" in trapped, "memfd_create" in trapped, "openat" in trapped)
     left_out = set(() if growth else ("mmap", "mremap")) | set(() if data_limit else ("setrlimit",))
-    left_out |= set(("open", "openat") if truncates and not opens else ())
     left_out |= set(() if "kill" in trapped else ("prctl",))
     actions = {name: "block:" + name for name in _BLOCKS if name not in left_out}
     actions.update((name, "notify") for name in trapped if name not in _BLOCKS)
     actions.update((name, "errno:%d" % errno.EACCES) for name in refused)
-    if not truncates and not opens:
+    if not opens:
         actions["openat2"] = "enosys"  # its flags lie in memory; libc falls back
     for error, _, names in _BLOCKED:
         actions.update((name, "errno:%d" % error) for name in names.split()
@@ -2131,19 +2129,45 @@ def _syscall_of(tid):
         return None
 
 
-def _on_other_process(argument):
-    """Limits, priority, affinity, scheduling of another process: members of the sandbox only.
-
-    The number is in a register. Between check and call it could only come to mean another process
-    if that member was reaped and the numbers went once round: then the host's own permission
-    checks are what is left.
-    """
+def _on_other_process(argument, reads=None, writes=None):
+    """Limits, priority, affinity, scheduling of another process or thread: members of the sandbox only.
+    One's own number is left to the kernel; what another means by the time that the caller runs again
+    may be anybody, so it is done on behalf. `reads`, `writes`: (argument, bytes) that are pointed to."""
     def handler(sup, request):
         pid = request.args[argument] & 0xffffffff
+        if pid == request.tid:
+            return _CONTINUE
         if not sup.scoped:
-            return sup.on_supervisor(request, lambda: _allow_if(sup.is_member(pid)))
-        return _allow_if(sup.is_member(pid))
+            return sup.on_supervisor(request, lambda: sup.broker.call(act, sup, request)
+                                     if sup.is_member(pid) else _refuse(errno.EPERM))
+        return act(sup, request) if sup.is_member(pid) else _refuse(errno.EPERM)
+
+    def act(sup, request):
+        args, kept = list(request.args), []
+        if reads and args[reads[0]]:
+            size = reads[1] if isinstance(reads[1], int) else reads[1](request)
+            kept.append(ctypes.create_string_buffer(_read_whole(request, args[reads[0]], size), size or 1))
+            args[reads[0]] = _address(kept[-1])
+        out = writes and args[writes[0]]
+        if out:
+            kept.append(ctypes.create_string_buffer(writes[1]))
+            args[writes[0]] = _address(kept[-1])
+        sup.listener.check(request)
+        result = _raw(request.nr, *args)
+        if out and result >= 0:
+            _write_checked(sup.listener, request, out, kept[-1].raw)
+        return _reply(result)
     return handler
+
+
+def _affinity_size(request):
+    return min(request.args[1], 1024)
+
+
+def _attributes_size(request):
+    """struct sched_attr begins with its size; sched_setattr(2)."""
+    size, = struct.unpack("=I", _read_whole(request, request.args[1], 4))
+    return min(size or 48, _PAGE)
 
 
 def _allow_if(condition):
@@ -2160,37 +2184,72 @@ def _on_setpgid(sup, request):
 
 
 def _is_group_inside(sup, group):
-    members = set(sup.members())
+    return bool(_inside_of_group(sup, group))
+
+
+def _inside_of_group(sup, group):
+    """The processes of a group, if there are any and all of them are inside; else []."""
+    members, found = set(sup.members()), []
     for other in _listed_processes():
         fields = _proc_stat(other)
-        if fields and int(fields[2]) == group and other not in members:
-            return False
-    return True
+        if fields and int(fields[2]) == group:
+            if other not in members:
+                return []
+            found.append(other)
+    return found
 
 
-def _on_signal(argument, groups=False):
-    """Below Landlock's ABI 6: kill(2) and kin reach the sandbox only. The number is in a register; as
-    in _on_other_process. With `groups` it may mean a process group, or everybody."""
+def _on_signal(target, signum, process=None, info=None):
+    """Below Landlock's ABI 6: kill(2) and kin reach the sandbox only. Done on behalf, since a number that
+    the kernel looked up later could be another's by then. The arguments: who, what, for a thread its
+    process (-1: unknown), and a siginfo."""
     def handler(sup, request):
-        number = ctypes.c_int32(request.args[argument] & 0xffffffff).value
-        if number <= 0 and not groups:
+        args = request.args
+        number = ctypes.c_int32(args[target] & 0xffffffff).value
+        about = _read_whole(request, args[info], 128) if info is not None else b""
+        if number <= 0 and (process is not None or info is not None):
             return _refuse(errno.EINVAL)
-        return sup.on_supervisor(request, lambda: _judge_signal(sup, request, number))
+        if process is None:
+            return sup.on_supervisor(request, lambda: _signal_process(sup, request, number, args[signum] & 0xffffffff, about))
+        group = None if process < 0 else args[process] & 0xffffffff
+        return sup.on_supervisor(request, lambda: _signal_thread(sup, number, group, args[signum] & 0xffffffff, about))
     return handler
 
 
-def _judge_signal(sup, request, number):
-    if number > 0:
-        if not _task_status(number):
-            return _refuse(errno.ESRCH)  # not the kernel's to find: by then it could be another's
-        return _allow_if(sup.is_member(number))
+def _signal_process(sup, request, number, signum, about):
     own = _task_status(request.tid)
-    if number == -1 and request.nr == _NR["kill"]:  # everybody but the caller
-        others = [pid for pid in sup.members() if pid != int(own.get("Tgid", 0))]
-        found = sup.broker.call(_signal_members, others, request.args[1] & 0xff, sup.runners)
-        return _return(0) if found else _refuse(errno.ESRCH)
-    group = -number or int((_proc_stat(request.tid) or [0] * 3)[2])
-    return _allow_if(_is_group_inside(sup, group))
+    if number > 0:
+        pidfd = _pidfd_open(number)  # ESRCH; from here on it means that process
+        try:
+            if not sup.is_member(number):
+                return _refuse(errno.EPERM)
+            info = ctypes.create_string_buffer(about, 128)
+            return _reply(sup.broker.call(_raw, _NR["pidfd_send_signal"], pidfd, signum,
+                                          _address(info) if about else 0, 0))
+        finally:
+            os.close(pidfd)
+    if number == -1:  # everybody but the caller
+        targets = [pid for pid in sup.members() if pid != int(own.get("Tgid", 0))]
+    else:
+        targets = _inside_of_group(sup, -number or int((_proc_stat(request.tid) or [0] * 3)[2]))
+        if not targets:
+            return _refuse(errno.EPERM)
+    found = sup.broker.call(_signal_members, targets, signum, sup.runners)
+    return _return(0) if found else _refuse(errno.ESRCH)
+
+
+def _signal_thread(sup, tid, process, signum, about):
+    """The kernel itself compares the thread with its process; tgkill(2)."""
+    status = _task_status(tid)
+    process = int(status.get("Tgid", 0)) if process is None else process
+    if not status or not process:
+        return _refuse(errno.ESRCH)
+    if not sup.is_member(process):
+        return _refuse(errno.EPERM)
+    if not about:
+        return _reply(sup.broker.call(_raw, _NR["tgkill"], process, tid, signum))
+    info = ctypes.create_string_buffer(about, 128)
+    return _reply(sup.broker.call(_raw, _NR["rt_tgsigqueueinfo"], process, tid, signum, _address(info)))
 
 
 def _on_pidfd_signal(sup, request):
@@ -2217,11 +2276,15 @@ def _on_pidfd_signal(sup, request):
 
 
 def _on_owner(sup, request):
-    """fcntl(F_SETOWN) names who gets signals of a descriptor."""
+    """fcntl(F_SETOWN) names who gets signals of a descriptor: oneself or one's own group, whose numbers
+    cannot come to mean others."""
     number = ctypes.c_int32(request.args[2] & 0xffffffff).value
-    if not number:
-        return _CONTINUE
-    return sup.on_supervisor(request, lambda: _judge_signal(sup, request, number))
+
+    def judge():
+        own, fields = _task_status(request.tid), _proc_stat(request.tid)
+        mine = {0, int(own.get("Tgid", 0)), request.tid, -int(fields[2]) if fields else 0}
+        return _allow_if(number in mine)
+    return sup.on_supervisor(request, judge)
 
 
 def _on_capset(sup, request):
@@ -2461,8 +2524,8 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
 
 
 def _is_abstract_inside(sup, name):
-    """Whether all sockets of an abstract name are open in the sandbox, and nowhere else is asked for:
-    inodes from /proc/net/unix, then descriptors of the members; unix(7). True if there is none."""
+    """Whether there are sockets of an abstract name, and all of them are open in the sandbox: inodes from
+    /proc/net/unix, then descriptors of the members; unix(7)."""
     shown = b"@" + name.replace(b"\0", b"@")
     with open("/proc/%d/net/unix" % sup.pid, "rb") as file:
         rows = [line.rstrip(b"\n").split(None, 7) for line in file]
@@ -2476,7 +2539,7 @@ def _is_abstract_inside(sup, name):
                 found.add(os.readlink("/proc/%d/fd/%s" % (pid, fd)))
             except OSError:
                 continue  # it was closed
-    return wanted <= found
+    return bool(wanted) and wanted <= found
 
 
 def _on_connect(sup, request):
@@ -3247,6 +3310,8 @@ def _on_open(sup, request):
     dirfd, path_at, flags, mode, resolve = _open_arguments(request)
     if flags & os.O_CREAT and flags & os.O_DIRECTORY and not flags & O_PATH:
         return _refuse(errno.EINVAL)  # as from 6.4 on
+    if flags & (os.O_ACCMODE | O_PATH) == os.O_ACCMODE:
+        return _refuse(errno.EACCES)  # as _block_open does
     if flags & os.O_TRUNC and not flags & (os.O_ACCMODE | O_PATH) and 0 < sup.launching.abi < ABI_TRUNCATE:
         return _refuse(errno.EACCES)
     name = _read_path(request, path_at)
@@ -4261,20 +4326,20 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "memfd_create": (_on_memfd, False, _limits_memory, None),
     "setpgid": (_on_setpgid, True, _always, None),
     "capset": (_on_capset, False, _always, None),
-    "kill": (_on_signal(0, groups=True), False, _lacks(ABI_SCOPED), None),
-    "tkill": (_on_signal(0), False, _lacks(ABI_SCOPED), None),
-    "tgkill": (_on_signal(1), False, _lacks(ABI_SCOPED), None),
-    "rt_sigqueueinfo": (_on_signal(0), False, _lacks(ABI_SCOPED), None),
-    "rt_tgsigqueueinfo": (_on_signal(1), False, _lacks(ABI_SCOPED), None),
+    "kill": (_on_signal(0, 1), False, _lacks(ABI_SCOPED), None),
+    "tkill": (_on_signal(0, 1, process=-1), False, _lacks(ABI_SCOPED), None),
+    "tgkill": (_on_signal(1, 2, process=0), False, _lacks(ABI_SCOPED), None),
+    "rt_sigqueueinfo": (_on_signal(0, 1, info=2), False, _lacks(ABI_SCOPED), None),
+    "rt_tgsigqueueinfo": (_on_signal(1, 2, process=0, info=3), False, _lacks(ABI_SCOPED), None),
     "pidfd_send_signal": (_on_pidfd_signal, True, _lacks(ABI_SCOPED), None),
     "fcntl": (_on_owner, False, _lacks(ABI_SCOPED), None),
     "inotify_add_watch": (_on_watch, True, _always, None),
     "rt_sigaction": (_on_sigaction, False, _always, None),
-    "prlimit64": (_on_other_process(0), False, _always, None),
-    "sched_setaffinity": (_on_other_process(0), False, _always, None),
-    "sched_setscheduler": (_on_other_process(0), False, _always, None),
-    "sched_setparam": (_on_other_process(0), False, _always, None),
-    "sched_setattr": (_on_other_process(0), False, _always, None),
+    "prlimit64": (_on_other_process(0, reads=(2, 16), writes=(3, 16)), False, _always, None),
+    "sched_setaffinity": (_on_other_process(0, reads=(2, _affinity_size)), False, _always, None),
+    "sched_setscheduler": (_on_other_process(0, reads=(2, 4)), False, _always, None),
+    "sched_setparam": (_on_other_process(0, reads=(1, 4)), False, _always, None),
+    "sched_setattr": (_on_other_process(0, reads=(1, _attributes_size)), False, _always, None),
     "setpriority": (_on_other_process(1), False, _always, None),
     "ioprio_set": (_on_other_process(1), False, _always, None),
     **{name: (_on_path, True, _judges_truncation if name == "truncate" else _denies_paths, row[0])
@@ -5144,9 +5209,7 @@ class _Supervisor:
         """Hands the call to the callback if that asks for it, else settles it at once."""
         if self.context.denies():
             call.look_closer(self.walker)
-        if call.abstract is not None:
-            self.mailbox.post(lambda: self.look_for_owner(call))
-        elif call.linked and self.context.has_to_look():
+        if call.linked and self.context.has_to_look():
             self.mailbox.post(lambda: self.look_for_links(call, self.judge))
         elif call.family in self.asked:
             self.callback.submit(call)
@@ -5165,6 +5228,8 @@ class _Supervisor:
         refusal = self.denial(call)
         if refusal:
             self.refuse_call(call, *refusal)
+        elif call.abstract is not None:
+            self.mailbox.post(lambda: self.look_for_owner(call))
         elif call.linked and self.context.has_to_look():
             self.mailbox.post(lambda: self.look_for_links(call, self.settle))
         elif call.wants_status and call.umasks is None:
@@ -5182,7 +5247,7 @@ class _Supervisor:
         except OSError as e:
             call.refusal = errno.EPERM, "nobody can tell whose abstract socket it is: %s" % e, None
         call.abstract = None
-        self.judge(call)
+        self.settle(call)
 
     def look_for_links(self, call, then):
         """On the supervisor's thread: the call waits until a thread, which may read what is denied to
@@ -5846,20 +5911,21 @@ class _DeniedPaths:
         """What the host may not list, nobody beneath it can have linked; what vanishes is gone."""
         links, folders = set(), [top]
         while folders and not stop():
+            folder = folders.pop()
             try:
-                entries = os.scandir(folders.pop())
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                entries = os.listdir(folder)
+            except (FileNotFoundError, NotADirectoryError, PermissionError, ProcessLookupError):
                 continue
-            with entries:
-                for entry in entries:
-                    try:
-                        info = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    if stat.S_ISDIR(info.st_mode):
-                        folders.append(entry.path)
-                    elif info.st_nlink > 1:
-                        links.add((info.st_dev, info.st_ino))
+            for entry in entries:
+                path = os.path.join(folder, entry)
+                try:
+                    info = os.lstat(path)
+                except (FileNotFoundError, PermissionError, ProcessLookupError):
+                    continue
+                if stat.S_ISDIR(info.st_mode):
+                    folders.append(path)
+                elif info.st_nlink > 1:
+                    links.add((info.st_dev, info.st_ino))
         return links
 
 

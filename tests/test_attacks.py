@@ -719,3 +719,51 @@ def test_hidepid_is_not_passed_over(tmp_path):
         pytest.skip("proc cannot be mounted here")
     assert hidden.startswith(b"refused\n") and b"finding" in hidden
     assert under("hidepid=0") == b"ran\n()\n"
+
+
+def test_the_access_mode_that_asks_for_nothing_is_refused(tmp_path):
+    """open(2): 3 opens for ioctl alone, and Landlock asks for no right; also emptied a file so, below ABI 3."""
+    (tmp_path / "f").write_text("precious")
+    code = ("import fcntl, os, sys\nfor flags in (3, 3 | os.O_TRUNC, 3 | os.O_CREAT):\n    for path in sys.argv[1:]:\n"
+            "        try: os.close(os.open(path, flags)); print('opened')\n        except OSError as e: print(e.errno)")
+    command = python(code, str(tmp_path / "f"), "/dev/full")
+    outside = subprocess.run(command, stdout=subprocess.PIPE).stdout  # the control
+    assert b"opened" in outside
+    (tmp_path / "f").write_text("precious")
+    for fields in ({}, dict(fs_denied=["/nonexistent"]), dict(policy_fn=lambda e, c: None)):
+        assert set(box(**fields).run(command).stdout.split()) == {b"13"}
+    assert (tmp_path / "f").read_text() == "precious"
+
+
+OTHERS = r"""
+import os, resource, signal, sys, time
+pid = os.fork()
+if not pid:
+    signal.signal(signal.SIGUSR1, lambda *a: os._exit(5)); time.sleep(30)
+time.sleep(0.3); got = []
+def ok(what, *args):
+    try: return what(*args) or "ok"
+    except OSError as e: return e.errno
+print(ok(resource.prlimit, pid, resource.RLIMIT_NOFILE, (77, 88)), resource.prlimit(pid, resource.RLIMIT_NOFILE), ok(os.sched_setaffinity, pid, os.sched_getaffinity(0)), ok(os.setpriority, 0, pid, 5), os.getpriority(0, pid),
+      ok(os.sched_setscheduler, pid, os.SCHED_BATCH, os.sched_param(0)), os.sched_getscheduler(pid), ok(os.sched_setparam, pid, os.sched_param(0)), ok(os.sched_setaffinity, os.getpid(), os.sched_getaffinity(0)))
+os.kill(pid, signal.SIGUSR1); print(os.waitstatus_to_exitcode(os.wait()[1]) if hasattr(os, "waitstatus_to_exitcode") else os.wait and 5)
+for what in (lambda: os.kill(int(sys.argv[1]), 15), lambda: os.killpg(int(sys.argv[2]), 15), lambda: resource.prlimit(int(sys.argv[1]), resource.RLIMIT_NOFILE, (50, 50)), lambda: os.setpriority(0, int(sys.argv[1]), 9)): print(ok(what))
+"""
+
+
+@pytest.mark.parametrize("abi", [5, 99])
+def test_what_is_done_to_other_processes_is_done_on_behalf(abi, monkeypatch):
+    """A number that the kernel looks up later could be another's by then; with a control outside."""
+    found = sandlock.landlock_abi_version()
+    monkeypatch.setattr(sandlock, "landlock_abi_version", lambda: min(found, abi))
+    victim = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        result = box().run([sys.executable, "-S", "-c", OTHERS, str(victim.pid), str(victim.pid)], timeout=30)
+        lines = result.stdout.decode().splitlines()
+        assert lines[0] == "(77, 88) (77, 88) ok ok 5 ok 3 ok ok" or lines[0].endswith("(77, 88) ok ok 5 ok 3 ok ok"), result
+        assert lines[1] == "5" and set(lines[2:]) == {"1"} and victim.poll() is None, result
+        subprocess.run([sys.executable, "-S", "-c", OTHERS, str(victim.pid), str(victim.pid)], stdout=subprocess.PIPE)
+        assert victim.wait(10) == -15
+    finally:
+        victim.kill()
+        victim.wait()
