@@ -5261,20 +5261,24 @@ class _Supervisor:
                 self._refuse_unlooked(str(e))
 
     def _look_for_links(self):
-        self.looker_tid, why = threading.get_native_id(), None
+        self.looker_tid = threading.get_native_id()
         _block_signals()
-        try:
-            self.context.look_for_links(lambda: self.ending)
-        except OSError as e:
-            why = "a denied directory cannot be read: %s" % e
-        finally:
+        while True:
+            why = None
+            try:
+                self.context.look_for_links(lambda: self.ending)
+            except Exception as e:  # whatever it is: nobody is left waiting, and nothing is allowed
+                why = "a denied directory cannot be read: %s" % e
             waiting = [self.unlooked.get() for _ in range(self.unlooked.qsize())]
             self.looking.release()
-        for call, then in waiting:
-            if why or self.ending:
-                self.refuse_call(call, errno.EACCES, why or "the run has ended", None)
-            else:
-                then(call)
+            for call, then in waiting:
+                if why or self.ending:
+                    self.refuse_call(call, errno.EACCES, why or "the run has ended", None)
+                else:
+                    then(call)
+            # One that came between the two lines found the lock held, and nobody to start.
+            if self.unlooked.empty() or not self.looking.acquire(False):
+                return
 
     def _refuse_unlooked(self, why):
         for _ in range(self.unlooked.qsize()):
