@@ -3380,12 +3380,8 @@ class _Opening(_Path):
             self._special(fd, info)
 
     def _path_only(self, fd, path, kind):
-        """ADDFD takes no descriptor of O_PATH. A directory is left to the kernel where the flags, in a
-        register, let it open nothing else: whatever the path names by then, what is beneath it is
-        judged by where it leads. Of others the task gets one to read, if it may have that."""
-        if self.flags & os.O_DIRECTORY and self.call.request.nr != _NR["openat2"]:
-            self.call.act, self.call.where = (lambda: _CONTINUE), _ANYWHERE
-        elif kind in (stat.S_IFREG, stat.S_IFDIR):
+        """ADDFD takes no descriptor of O_PATH: the task gets one to read, if it may have that."""
+        if kind in (stat.S_IFREG, stat.S_IFDIR):
             self.flags &= ~(O_PATH | os.O_NOFOLLOW)
             self._regular(fd, path)
         else:
@@ -3578,12 +3574,6 @@ def _link_to(fd):
     return b"/proc/self/fd/%d" % fd
 
 
-def _do_chdir(path, fd, flags):
-    """The one that the kernel does itself: it would change the host's directory if it were done on
-    behalf. Wherever it leads, each relative path is judged by where that is by then."""
-    return None
-
-
 def _do_truncate(path, fd, flags, size):
     """The limit on file sizes is the task's, and so is the signal; setrlimit(2)."""
     if os.fstat(fd).st_size < size and size > path.call.size_limit:
@@ -3757,7 +3747,7 @@ _LOOKED_AT = {
     "llistxattr": ("getxattr", _look_xattrs, "p0 1 2 F100"),
 }
 _DONE_TO_IT = {
-    "chdir": ("chdir", _do_chdir, "p0"),
+    "chdir": ("chdir", None, "p0"),  # the kernel does it: see _ChangeOfDirectory
     "truncate": ("truncate", _do_truncate, "p0 l1"),
     "chmod": ("fchmodat", _do_chmod, "p0 1"),
     "fchmodat": ("fchmodat", _do_chmod, "d0 p1 2"),
@@ -3890,11 +3880,11 @@ def _prepare_do(path, row, flags, rest):
     if fd is None:
         return
     call.act = lambda: _reply(row.act(path, fd, flags, *rest))
-    if row.act is _do_truncate:  # may wait for whoever has a lease on the file
+    if row.act is None:  # chdir
+        _ChangeOfDirectory(path.sup, call).prepare(os.fstat(fd))
+    elif row.act is _do_truncate:  # may wait for whoever has a lease on the file
         call.where, call.wants_status = _WORKER, True
         call.failed = not path.sup.may_write(call.event["path"])
-    elif row.act is _do_chdir:
-        call.act, call.where = (lambda: _CONTINUE), _ANYWHERE
 
 
 def _prepare_make(path, row, flags, rest):
@@ -3953,7 +3943,111 @@ def _on_unmediated(sup, request):
     return _refuse(next(error for name, (_, error) in _UNMEDIATED.items() if _NR[name] == request.nr))
 
 
-# -- exec ----------------------------------------------------------------------------------------
+# -- exec and chdir: done by the kernel, and verified --------------------------------------------
+
+class _Traced:
+    """A call that cannot be done on behalf: the kernel reads its memory again when it continues. So
+    the task is traced, stopped when the call has been made, and what became of it compared with
+    what was approved. Anything else is killed before its next instruction."""
+    PATIENCE_S = 10.0
+
+    def __init__(self, sup, call):
+        self.sup, self.call, self.request = sup, call, call.request
+        call.act, call.where = self._continue, _ANYWHERE
+
+    def _numbers(self):
+        """Of the tasks that may stop."""
+        return (self.request.tid,)
+
+    def _is_as_approved(self, event):
+        """Of a task that has stopped, at a PTRACE_EVENT or 0."""
+        raise NotImplementedError
+
+    def _continue(self):
+        """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
+        request, numbers = self.request, self._numbers()
+        try:
+            _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC)
+        except OSError as e:  # of a task whose memory others may write nothing can be promised
+            self.sup.deny(self.call, "ptrace is refused here: %s" % e, None)
+            return _refuse(errno.EPERM)
+        # From here on it has to be let go of, whoever it is: also if the task has died meanwhile.
+        waits_killably = self.sup.launching.waits_killably
+        if waits_killably:
+            _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
+        self.sup.listener.reply(request, _CONTINUE)
+        if not waits_killably:  # where it would end the waiting, before the call is made
+            _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
+        self._verify(numbers)
+        return _ANSWERED
+
+    def _verify(self, numbers):
+        """Waits for the stop, at the committed exec or where the call has returned, and lets go.
+
+        Asked of the kernel by trying, not by wait(2): another thread of the host may wait for every
+        child. A signal may come first where the call has returned: it is handed on."""
+        info, pause = ctypes.create_string_buffer(128), 0
+        deadline = time.monotonic() + self.PATIENCE_S
+        while True:
+            if time.monotonic() > deadline:
+                self.sup.fault("%s of %s: it does not stop; killed" % (
+                    self.call.family, self.call.event["path"]))
+                _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
+                deadline += 3600
+            for number in numbers:
+                if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) < 0:
+                    continue
+                signum, _, code = struct.unpack_from("=3i", info)
+                if not self._is_as_approved(code >> 8):
+                    self.sup.fault("%s of %s: what the kernel did is not what was approved; killed" % (
+                        self.call.family, self.call.event["path"]))
+                    _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
+                    break  # it dies as ours, and is waited for below
+                if _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, 0 if code >> 8 else signum) >= 0:
+                    return  # else it was killed just now, and is waited for below
+            if all(self._is_over(number) for number in numbers):
+                return
+            time.sleep(pause)
+            pause = min(pause + 2e-6, 1e-3)
+
+    def _is_over(self, number):
+        """Died while it was traced: then it is ours to be waited for, before its own parent can.
+        Where a thread has taken the number of its process, the kernel wants that stop waited for
+        before it answers by that number."""
+        try:
+            if number == self.sup.pid:  # our own child: its status is for the Result
+                os.waitid(os.P_PID, number, os.WSTOPPED | os.WNOHANG | WALL)
+                return _is_readable(self.sup.pidfd)
+            found = os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | WALL)
+            return found is not None and found.si_code != CLD_TRAPPED  # stops are always told
+        except ChildProcessError:
+            return True
+
+
+class _ChangeOfDirectory(_Traced):
+    """chdir(2): on behalf, it would change the directory of the host."""
+
+    def prepare(self, info):
+        if self.sup.asks("chdir") or self.sup.context.denies():
+            self.call.silent = not self.sup.asks("chdir")
+            self._allowed = {(info.st_dev, info.st_ino)}
+        else:
+            self.call.act = lambda: _CONTINUE
+
+    def _directory(self):
+        info = os.stat("/proc/%d/cwd" % self.request.tid)
+        return info.st_dev, info.st_ino
+
+    def _numbers(self):
+        self._allowed.add(self._directory())  # where it stays if it may not enter the other
+        return super()._numbers()
+
+    def _is_as_approved(self, event):
+        try:
+            return self._directory() in self._allowed
+        except OSError:
+            return False
+
 
 def _on_exec(sup, request):
     """Landlock decides what may be executed. Where the callback is asked, what it was asked about
@@ -3972,19 +4066,15 @@ def _on_exec(sup, request):
     return _Exec(sup, request).resolve()
 
 
-class _Exec:
-    """execve(2) cannot be done on behalf: the kernel reads path and argv again when it continues.
-    So the task is traced, stopped when the exec is committed, and what became of it compared with
-    what was approved: the program's file, and the command line. Anything else is killed before its
-    first instruction."""
+class _Exec(_Traced):
+    """execve(2): what is approved is the program's file, those that it is loaded with, and the
+    command line."""
     MAX_INTERPRETERS = 5  # fs/exec.c
-    PATIENCE_S = 10.0
     ARGV_LIMIT = 8 << 20  # bytes, more than the kernel takes; its own answer then is E2BIG
     WORDS_LIMIT = 1 << 17
 
     def __init__(self, sup, request, silent=False):
-        self.sup, self.request = sup, request
-        self.call = _Call(request, "execve", self._continue, where=_ANYWHERE)
+        super().__init__(sup, _Call(request, "execve", None))
         self.call.silent = silent
 
     def resolve(self):
@@ -4004,7 +4094,7 @@ class _Exec:
                 self.call.event["path"] = os.fsdecode(path)
                 self._expect(fd, shown, argv or [b""])
             self.sup.listener.check(self.request)
-            return (self.sup.callback.submit if self.call.silent else self.sup.judge)(self.call)
+            return self.sup.judge(self.call)
         except BaseException:
             self.call.close()
             raise
@@ -4099,74 +4189,16 @@ class _Exec:
         finally:
             os.close(opened)
 
-    def _continue(self):
-        """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
-        request, process = self.request, self.request.task.process
-        if request.tid != process and len(os.listdir("/proc/%d/task" % process)) > 1:
-            numbers = (request.tid, process)  # a thread that executes takes the process's number
-        else:
-            numbers = (process,)
-        try:
-            _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC)
-        except OSError as e:
-            return self._untraced(e)
-        # From here on it has to be let go of, whoever it is: also if the task has died meanwhile.
-        _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
-        self.sup.listener.reply(request, _CONTINUE)
-        self._verify(numbers)
-        return _ANSWERED
+    def _numbers(self):
+        """A thread that executes takes the number of its process."""
+        tid, process = self.request.tid, self.request.task.process
+        alone = tid == process or len(os.listdir("/proc/%d/task" % process)) == 1
+        return (process,) if alone else (tid, process)
 
-    def _untraced(self, error):
-        """Without ptrace nothing can be promised of a task whose memory others may write."""
-        self.sup.deny(self.call, "ptrace is refused here: %s" % error, "policy_events")
-        return _refuse(errno.EPERM)
-
-    def _verify(self, numbers):
-        """Waits for the stop, at the committed exec or where the exec has failed, and lets go.
-
-        Asked of the kernel by trying, not by wait(2): another thread of the host may wait for every
-        child. A signal may come first where the exec fails: it is handed on."""
-        info, pause = ctypes.create_string_buffer(128), 0
-        deadline = time.monotonic() + self.PATIENCE_S
-        while True:
-            if time.monotonic() > deadline:
-                self.sup.fault("execve of %s: it does not stop; killed" % self.call.event["path"])
-                _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
-                deadline += 3600
-            for number in numbers:
-                if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) < 0:
-                    continue
-                signum, _, code = struct.unpack_from("=3i", info)
-                if code >> 8 == PTRACE_EVENT_EXEC:
-                    if not self._is_as_approved(numbers[-1]):
-                        self.sup.fault("execve of %s: what the kernel executed is not what was "
-                                       "approved; killed" % self.call.event["path"])
-                        _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
-                        break  # it dies as ours, and is waited for below
-                    signum = 0
-                elif code >> 8:
-                    signum = 0
-                if _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, signum) >= 0:
-                    return  # else it was killed just now, and is waited for below
-            if all(self._is_over(number) for number in numbers):
-                return
-            time.sleep(pause)
-            pause = min(pause + 2e-6, 1e-3)
-
-    def _is_over(self, number):
-        """Died while it was traced: then it is ours to be waited for, before its own parent can.
-        Where a thread has taken the number of its process, the kernel wants that stop waited for
-        before it answers by that number."""
-        try:
-            if number == self.sup.pid:  # our own child: its status is for the Result
-                os.waitid(os.P_PID, number, os.WSTOPPED | os.WNOHANG | WALL)
-                return _is_readable(self.sup.pidfd)
-            found = os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | WALL)
-            return found is not None and found.si_code != CLD_TRAPPED  # stops are always told
-        except ChildProcessError:
-            return True
-
-    def _is_as_approved(self, process):
+    def _is_as_approved(self, event):
+        if event != PTRACE_EVENT_EXEC:
+            return True  # it has failed
+        process = self.request.task.process
         try:
             info = os.stat("/proc/%d/exe" % process)
             with open("/proc/%d/cmdline" % process, "rb", 0) as file:
@@ -5211,7 +5243,7 @@ class _Supervisor:
             call.look_closer(self.walker)
         if call.linked and self.context.has_to_look():
             self.mailbox.post(lambda: self.look_for_links(call, self.judge))
-        elif call.family in self.asked:
+        elif call.family in self.asked or call.silent:
             self.callback.submit(call)
         elif call.fds and not self.held.take(call):
             self.fault("%s: too many calls wait already" % (call.family or "sendmsg"))

@@ -90,9 +90,9 @@ os.chdir("tree/dir"); print(open("../file").read()); os.rename("../dir", "../mov
 
 
 def path_only(alone, watched):
-    """O_PATH without O_DIRECTORY: of the same file a descriptor to read, where it may be read, else EACCES;
-    the kernel would read the path again, and no such descriptor can be handed over."""
-    if " 0o10000000 [" not in alone and " 0o10400000 [" not in alone:
+    """O_PATH: of the same file a descriptor to read, where it may be read, else EACCES; the kernel would
+    read the path again, and no such descriptor can be handed over."""
+    if not any(" 0o10%d00000 [" % flags in alone for flags in (0, 2, 4)):
         return False
     same = [word for word in alone.split("[")[1].split(",") if "0o10" not in word or "0o100" in word]
     return watched.endswith(" EACCES") or all(word in watched for word in same[:3])

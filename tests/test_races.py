@@ -88,6 +88,13 @@ int main(int argc, char **a) {
             static int fd = -1; if (fd < 0) fd = socket(AF_INET, SOCK_DGRAM, 0);
             struct iovec v = {"x", 1}; struct msghdr m = {&p->to, sizeof p->to, &v, 1};
             r = call[4] == 't' ? sendto(fd, "x", 1, 0, (void *)&p->to, sizeof p->to) : sendmsg(fd, &m, 0);
+        } else if (!strcmp(call, "opath")) {
+            struct stat of_a; path[1] = 0; r = open(path, O_PATH | O_DIRECTORY); fstat(da, &of_a);
+            if (r >= 0) { hits += !fstat(r, &s) && s.st_ino != of_a.st_ino; close(r); }
+        } else if (!strcmp(call, "chdir")) {
+            pid_t child = fork(); path[1] = 0;
+            if (!child) { if (chdir(path)) _exit(9); char at[4096]; getcwd(at, sizeof at); _exit(!strcmp(at + strlen(at) - 2, "/b") ? 7 : 0); }
+            int st; waitpid(child, &st, 0); r = WIFEXITED(st) && WEXITSTATUS(st) != 9 ? 0 : -1; hits += WIFEXITED(st) && WEXITSTATUS(st) == 7;
         } else if (!strcmp(call, "exec") || !strcmp(call, "argv")) {
             pid_t child = fork();
             if (!child) { char *v[] = {"x", *call == 'a' ? p->word : "w", 0}; execv(*call == 'a' ? "a/f" : path, v); _exit(9); }
@@ -145,19 +152,19 @@ def naive(monkeypatch):
 
 
 @pytest.mark.parametrize("peer", PEERS)
-@pytest.mark.parametrize("call", READS + CHANGES + ("dirfd", "exec", "argv"))
+@pytest.mark.parametrize("call", READS + CHANGES + ("dirfd", "opath", "chdir", "exec", "argv"))
 def test_paths_that_flip(tmp_path, call, peer, monkeypatch):
     if call in ("rename", "link") and sandlock.landlock_abi_version() < 2:
         pytest.skip("needs Landlock ABI 2 (from one directory to another)")
     payload = compiled(FLIP, "-pthread")
-    count = {"exec": 250, "argv": 250}.get(call, 2000) // (4 if THIN else 1)
+    count = {"exec": 250, "argv": 250, "chdir": 400}.get(call, 2000) // (4 if THIN else 1)
     state = lay_out(tmp_path, call)
     before, was = snapshot(), state()
 
     def judge(event, ctx):
         if event.argv and any(word.startswith("b-") for word in event.argv):
             return True
-        return event.path is not None and event.path.startswith(str(tmp_path / "b") + "/")
+        return event.path is not None and (event.path + "/").startswith(str(tmp_path / "b") + "/")
     fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path], cwd=tmp_path, policy_fn=judge)
     result = Sandbox(**fields).run([payload, peer, call, str(count)], timeout=100)
     through, hits = map(int, result.stdout.split())
