@@ -102,6 +102,14 @@ class UnsupportedError(SandlockError):
         self.feature, self.needed, self.found = feature, needed, found
 
 
+_USED_UP = {
+    errno.EMFILE: "this process has too many files open (ulimit -n); a run needs some 20",
+    errno.ENFILE: "this machine has too many files open (/proc/sys/fs/file-max)",
+    errno.EAGAIN: "there are too many processes and threads (ulimit -u), or too little memory for one more",
+    errno.ENOMEM: "there is too little memory (ulimit -v)",
+}
+
+
 class LaunchError(SandlockError):
     """The program never started: the `stage` that failed, its `errno` (0: none), and the `path`.
 
@@ -111,6 +119,8 @@ class LaunchError(SandlockError):
     def __init__(self, stage, errno_=0, path=None, detail=None):
         parts = [stage] + ([repr(path)] if path is not None else [])
         parts.append(detail or os.strerror(errno_))
+        if stage != "exec" and errno_ in _USED_UP:
+            parts.append(_USED_UP[errno_])
         super().__init__(": ".join(parts))
         self.stage, self.errno, self.path = stage, errno_, path
 
@@ -941,6 +951,14 @@ class _SignalsBlocked:
         self.__enter__()
 
 
+def _start_thread(function, *args):
+    """LaunchError where the host can have no more threads."""
+    try:
+        _thread.start_new_thread(function, args)
+    except RuntimeError as e:
+        raise LaunchError("thread", errno.EAGAIN, detail=str(e)) from e
+
+
 def _block_signals():
     """For good, in a thread of ours: the host's signals belong to the host's own threads."""
     _SignalsBlocked().__enter__()
@@ -1264,7 +1282,8 @@ def _require_enforceable(policy, abi, supervised=True):
     if _ARCH is None:
         raise UnsupportedError("architecture", " or ".join(_ARCHITECTURES), os.uname().machine)
     if not _kernel_flags().listener:
-        raise UnsupportedError("seccomp listener", "Linux 5.9", os.uname().release)
+        raise UnsupportedError("seccomp listener", "Linux 5.9, and no sandbox around this process that has "
+                               "or refuses one", os.uname().release)
     if _proc_hides_processes() and os.geteuid() != 0:
         if not policy.best_effort:
             raise UnsupportedError(_FINDING, "/proc without hidepid, root, or best_effort",
@@ -4417,7 +4436,7 @@ class _Broker:
         """By the launch pad, between its two restrictions: the thread inherits the first one."""
         self._ended.acquire()
         try:
-            _thread.start_new_thread(self._serve, ())
+            _start_thread(self._serve)
         except BaseException:
             self._ended.release()
             raise
@@ -4538,6 +4557,7 @@ class _Broker:
         ended = self._ended.acquire(timeout=self.PATIENCE_S)
         if ended:
             self._ended.release()
+            self.mailbox.close()  # as the thread does, if there was one
         with self._lock:
             self._closing = True
         for _ in range(self._workers):
@@ -4876,7 +4896,7 @@ class _Supervisor:
         self.asked = frozenset(family for family in _CATEGORY_OF if _asks(policy, family))
         self.scoped = launch.abi >= ABI_SCOPED
         self.runners = _Runners() if 0 < launch.abi < ABI_SCOPED else None
-        self.mailbox, self.broker, self.held = _Mailbox(), _Broker(), _Held()
+        self.held = _Held()
         trapped = {row[0] for row in self.handlers.values()}
         self.walker = (_Walker() if trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
                        else None)
@@ -4910,6 +4930,12 @@ class _Supervisor:
         self.from_pad = queue.SimpleQueue()
         self.listener = self.pad_tid = None
         self.pad_running = self.launched = False
+        self.mailbox = _Mailbox()  # their descriptors last: whatever fails before has none to close
+        try:
+            self.broker = _Broker()
+        except BaseException:
+            self.mailbox.close()
+            raise
 
     # -- launch ----------------------------------------------------------------------------------
 
@@ -4923,10 +4949,10 @@ class _Supervisor:
                 self._refuse_denied(os.path.join(self.policy.cwd or "", path))
             self.pad_running = True
             try:
-                _thread.start_new_thread(_pad, (self.launching, self))
-            except RuntimeError as e:
+                _start_thread(_pad, self.launching, self)
+            except LaunchError:
                 self.pad_running = False
-                raise LaunchError("thread", errno.EAGAIN, detail=str(e)) from e
+                raise
             self._expect_from_pad("listening")
             poller = select.poll()
             poller.register(self.listener.fd, select.POLLIN)
@@ -5968,8 +5994,8 @@ class _DeniedPaths:
 def _spellings(path, mounts):
     """The names of a resolved path on all mounts: the same directory may be mounted elsewhere, or a
     part of what is beneath it."""
-    path, names = os.fsencode(path), {path}
-    home = None
+    path = os.fsencode(path)
+    names, home = {path}, None
     for mount in mounts:  # the longest one, and of those the last, which hides the others
         if _is_beneath(path, mount.point, b"/") and (home is None or len(mount.point) >= len(home.point)):
             home = mount
@@ -6213,7 +6239,7 @@ class _Callback:
         self._ended.acquire()
         self._alive = True
         try:
-            _thread.start_new_thread(self._serve, ())
+            _start_thread(self._serve)
         except BaseException:
             self._alive = False
             self._ended.release()
@@ -6632,7 +6658,8 @@ def _pad(launch, supervisor):
         with _fork_lock:
             listener = _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, _address(fprog))
             if listener < 0:
-                raise LaunchError("seccomp", -listener)
+                raise LaunchError("seccomp", -listener, detail="this process has a listener already: it is "
+                                  "in a sandbox itself" if listener == -errno.EBUSY else None)
             listener = _high_fd(listener)
             _host_only.add(listener)
         supervisor.listener = _Listener(listener)
@@ -6760,6 +6787,14 @@ class Sandbox:
         argv = [os.fspath(word) for word in args]
         if not argv or any("\0" in os.fsdecode(word) for word in argv):
             raise ValueError("args needs a command, and no word may contain a NUL: %r" % (args,))
+        try:
+            return self._launch(argv, modes, threaded, deadline, options)
+        except OSError as e:
+            if e.errno not in _USED_UP:
+                raise
+            raise LaunchError("launch", e.errno, e.filename) from e
+
+    def _launch(self, argv, modes, threaded, deadline, options):
         network = _resolve_network(self.policy)
         with _SignalsBlocked() as signals:
             stdio = _Stdio(modes)
@@ -6856,10 +6891,10 @@ class Process:
         self.stdin, self.stdout, self.stderr = streams
         if threaded:
             try:
-                _thread.start_new_thread(supervisor.serve, ())
-            except RuntimeError as e:
+                _start_thread(supervisor.serve)
+            except LaunchError:
                 supervisor.abandon()
-                raise LaunchError("thread", errno.EAGAIN, detail=str(e)) from e
+                raise
 
     @property
     def pid(self):
