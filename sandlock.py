@@ -221,8 +221,9 @@ class SyscallEvent(_Record):
 
 
 class Denial(_Record):
-    """What the supervisor refused: the `event`, the `reason`, the policy `field` that would allow it."""
-    _fields = dict(event=None, reason="", field=None)
+    """What was refused: the `event`, the `reason`, the policy `field` that would allow it (or None),
+    and the `value` to add to it, or for a limit to set (or None where there is no such value)."""
+    _fields = dict(event=None, reason="", field=None, value=None)
 
 
 class Result(_Record):
@@ -233,11 +234,12 @@ class Result(_Record):
     ExitReason. signal: the number, or -1. error: text when something else than the program
     failed, else None. duration: seconds. denials: Denials, in order (the first 10,000).
     missing_paths: granted paths that do not exist. unenforced: protections left out under
-    best_effort. audits, policy_errors: of the policy callback.
+    best_effort. audits, policy_errors: of the policy callback. used: under explain, what of the
+    policy was needed, as (field, value, path of the call or None); Policy.narrow() takes it.
     """
     _fields = dict(exit_code=0, stdout=b"", stderr=b"", reason=ExitReason.EXITED, signal=-1,
                    error=None, duration=0.0, audits=(), denials=(), policy_errors=(),
-                   missing_paths=(), unenforced=())
+                   missing_paths=(), unenforced=(), used=())
 
     @property
     def success(self):
@@ -539,6 +541,7 @@ class Policy(_Record):
         "policy_events": (("file", "network", "process"), _event_names),
         "policy_timeout": (5.0, _seconds),
         "best_effort": (False, _flag),
+        "explain": (False, _flag),
     }
     _fields = {name: default for name, (default, _) in _rules.items()}
 
@@ -555,6 +558,70 @@ class Policy(_Record):
     def replace(self, **fields):
         """A copy with some fields changed."""
         return Policy(**{**dict(zip(self._fields, self._values())), **fields})
+
+    @classmethod
+    def from_file(cls, path):
+        """The policy that a JSON file describes: one object, field -> value, as to_file() writes it.
+        PolicyError names file, key and reason where it cannot be read, has a key that is none or
+        twice, or a bad value."""
+        import json
+
+        def once(pairs):
+            for name, value in pairs:
+                if sum(name == other for other, _ in pairs) > 1:
+                    raise PolicyError(name, value, "twice in %s" % path)
+            return dict(pairs)
+        try:
+            with open(path, encoding="utf-8") as file:
+                values = json.load(file, object_pairs_hook=once)
+        except PolicyError:
+            raise
+        except (OSError, ValueError, RecursionError) as e:
+            raise PolicyError("file", os.fspath(path), "expected a JSON file: %s" % e) from e
+        if not isinstance(values, dict):
+            raise PolicyError("file", os.fspath(path), "expected an object, field -> value")
+        for name, value in values.items():
+            if name not in cls._rules or name == "policy_fn":
+                raise PolicyError(name, value, "no key of a profile, in %s; keys: %s" % (
+                    path, " ".join(n for n in cls._rules if n != "policy_fn")))
+        try:
+            return cls(**values)
+        except PolicyError as e:
+            raise PolicyError(e.field, e.value, "%s (in %s)" % (e.reason, path)) from e
+
+    def to_file(self, path):
+        """Writes what differs from the defaults as JSON, whole or not at all. PolicyError for a
+        callback, which has no text; OSError where the file cannot be written."""
+        import json
+        if self.policy_fn is not None:
+            raise PolicyError("policy_fn", self.policy_fn, "a callback cannot be written to a file")
+        values = {name: dict(value) if name == "env" else value for (name, default), value
+                  in zip(self._fields.items(), self._values()) if value != default}
+        aside = "%s.%d.new" % (path, os.getpid())
+        try:
+            with open(aside, "x", encoding="utf-8") as file:
+                file.write(json.dumps(values, indent=2) + "\n")
+            os.replace(aside, path)
+        except BaseException:
+            if os.path.lexists(aside):
+                os.unlink(aside)
+            raise
+
+    def narrow(self, used):
+        """The smallest policy that allows what a run under this one has used (Result.used), with
+        directories in place of many files; limits and the rest stay as they are. What would open a
+        whole home directory or everything stays out: Policy.left_out() tells."""
+        readable, writable, _ = _fold(used)
+        return self.replace(
+            fs_readable=readable, fs_writable=writable, net_deny=(), explain=False, policy_fn=None,
+            net_allow=[e for e in self.net_allow if e == "unix://"] + sorted(
+                {value for field, value, _ in used if field == "net_allow"}),
+            net_allow_bind=sorted({value for field, value, _ in used if field == "net_allow_bind"}))
+
+    @staticmethod
+    def left_out(used):
+        """The directories that narrow() does not grant, although they were listed or written to."""
+        return _fold(used)[2]
 
     def __reduce__(self):
         values = {n: v for n, v in zip(self._fields, self._values()) if v != self._fields[n]}
@@ -576,6 +643,61 @@ def _system_paths():
 #: Read-only paths that an ordinary dynamically linked program needs on this machine. Other
 #: processes' memory and environment below /proc stay shut: Landlock refuses ptrace access.
 SYSTEM_PATHS = _system_paths()
+
+_FOLDED = 3, 12  # from how many entries on a directory stands for them: of the system, elsewhere
+
+
+def _fold(used):
+    """Result.used -> (readable, writable, left out) paths. Nothing is folded into a directory of the
+    root, and neither that, nor the home directory or one above it, is granted at all."""
+    home, left_out = os.path.realpath(os.path.expanduser("~")), set()
+
+    def too_much(path):
+        return path == "/" or (home + "/").startswith(path + "/")
+    writable = set()
+    for field, value, path in used:
+        if field == "fs_writable":
+            if not too_much(value):
+                writable.add(_named_anew(value))
+            elif path != value and os.path.lexists(path):
+                writable.add(path)  # it was made there, and will be found
+            else:
+                left_out.add(value)
+    readable = {_named_anew(value) for field, value, _ in used if field == "fs_readable"}
+    left_out |= {path for path in readable if too_much(path)}
+    writable = _outermost(writable)
+    readable = {path for path in _outermost(readable - left_out, writable) if os.path.lexists(path)}
+    for depth in range(max((path.count("/") for path in readable), default=0), 2, -1):
+        folders = {}
+        for path in readable:
+            if path.count("/") == depth:
+                folders.setdefault(os.path.dirname(path), []).append(path)
+        for folder, paths in folders.items():
+            of_system = any(_is_beneath(folder, top) for top in map(os.path.realpath, SYSTEM_PATHS))
+            if len(paths) >= _FOLDED[not of_system] and not too_much(folder):
+                readable = readable - set(paths) | {folder}
+    return sorted(_outermost(readable, writable)), sorted(writable), sorted(left_out)
+
+
+def _is_beneath(path, top, slash="/"):
+    """Of text, or of bytes with a slash of their kind."""
+    return path == top or path.startswith(top.rstrip(slash) + slash)
+
+
+def _named_anew(path):
+    """What has another number each time is granted by what it is in."""
+    first = path.split("/")[1:3]
+    if first[0] == "proc" and first[-1].isdigit():
+        return "/proc"
+    return "/dev/pts" if first == ["dev", "pts"] else path
+
+
+def _outermost(paths, others=()):
+    """Without those beneath another one, and what every policy allows."""
+    tops = {*paths, *others}
+    return {path for path in paths if path not in _FREE_DEVICES and path not in others and not any(
+        path != top and _is_beneath(path, top) for top in tops)}
+
 
 #: Readable and writable under every policy, since they reach nothing.
 _FREE_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -1245,9 +1367,6 @@ def kernel_support():
     """What this kernel has: feature -> (what it needs, whether it was found)."""
     abi, flags = landlock_abi_version(), _kernel_flags()
 
-    def has(name, *args):
-        return bool(_NR) and _raw(_NR[name], *args) not in (-errno.ENOSYS, -errno.EPERM)
-
     rows = {"architecture": (" or ".join(_ARCHITECTURES), _ARCH is not None)}
     rows.update(("Landlock: " + name, ("Linux %s with Landlock; without, the supervisor sees to it" % kernel
                                        if needed > 1 else "Linux 5.13 with Landlock", abi >= needed))
@@ -1255,12 +1374,19 @@ def kernel_support():
     rows.update({
         "seccomp: listener": ("Linux 5.9", flags.listener),
         "seccomp: held tasks ignore signals": ("Linux 5.19", flags.waits_killably),
-        "pidfd_getfd": ("Linux 5.6, not refused by a container", has("pidfd_getfd", -1, 0, 0)),
-        "close_range": ("Linux 5.11, not refused by a container", has("close_range", -1, 0, 8)),
-        "ptrace": ("no refusal by a container", has("ptrace", -1, 0, 0, 0)),
         "/proc": ("proc(5) mounted", os.path.exists("/proc/self/task")),
     })
+    for name, kernel, *args in _PROBES:
+        error = -_raw(_NR[name], *args) if _NR else errno.ENOSYS
+        needed = "Linux " + kernel if error == errno.ENOSYS else "the seccomp profile of this container to allow it"
+        rows[name] = (needed, error not in (errno.ENOSYS, errno.EPERM))
     return rows
+
+
+_PROBES = (  # syscall, since Linux, arguments that it refuses otherwise
+    ("ptrace", "3.4", -1, 0, 0, 0), ("process_vm_readv", "3.2", -1, 0, 0, 0, 0, 0),
+    ("pidfd_open", "5.3", -1, 0), ("pidfd_getfd", "5.6", -1, 0, 0), ("openat2", "5.6", -1, 0, 0, 0),
+    ("close_range", "5.11", -1, 0, 8))
 
 
 _FINDING = "finding processes that hide, to count and to end them"
@@ -2014,6 +2140,7 @@ class _Call:
     told_as = None   # the family in a Denial, where it has none
     abstract = None  # name of a Unix socket, whose owner has still to be looked for
     silent = False   # goes by the callback's thread without asking it
+    needs = ()       # (policy field, value) that would allow it, where something has to
     paths = ()       # of interpreters, besides the event's own
 
     def __init__(self, request, family, act, refusal=None, where=_BROKER, fds=(), **event):
@@ -2094,7 +2221,9 @@ def _fork_or_refuse(sup, request, fits):
         refusal = (errno.ENOMEM, "a copy of the process would not fit", "max_memory")
     else:
         census.admit(request.tid)
-    return sup.judge(_Call(request, "clone", lambda: _CONTINUE, refusal, where=_ANYWHERE))
+    call = _Call(request, "clone", lambda: _CONTINUE, refusal, where=_ANYWHERE)
+    call.needs = ("max_processes", 2 * census.population), ("max_memory", 2 * sup.memory.limit())
+    return sup.judge(call)
 
 
 class _Census:
@@ -2505,6 +2634,7 @@ def _judge_inet(sup, call, domain, kind, sockaddr):
     version, number, port = peer
     call.event.update(host=_ntop(version, number), port=port)
     call.address = (version, number)
+    call.needs = ("net_allow", sup.network.endpoint(kind == SOCK_DGRAM, call.event["host"], port)),
     if not sup.network.permits(kind == SOCK_DGRAM, version, number, port):
         call.refusal = (errno.ECONNREFUSED, "the endpoint is not allowed", sup.network.field)
     if family == AF_INET:
@@ -2528,6 +2658,7 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
     link = b"/proc/self/fd/%d" % target
     where, info = os.readlink(link), os.fstat(target)
     call.event["path"] = os.fsdecode(where)
+    call.needs = ("fs_writable", call.event["path"]),
     call.identify(info)
     if not stat.S_ISSOCK(info.st_mode):
         call.refusal = (errno.ECONNREFUSED, "not a socket", None)
@@ -2611,10 +2742,15 @@ def _judge_bind(sup, call, sockaddr, family, is_stream):
     version, number, port = peer
     wildcard = not any(sockaddr[4:8] if version == 4 else sockaddr[8:24])
     call.event.update(host=_ntop(version, 0 if wildcard else number), port=port)
-    allowed = sup.policy.net_allow_bind
-    if is_stream and sup.launching.abi < ABI_TCP and "*" not in allowed and not any(
-            low <= port <= high for low, high in (_port_range("", text) for text in allowed)):
+    if is_stream:
+        call.needs = ("net_allow_bind", port),
+    if is_stream and sup.launching.abi < ABI_TCP and not _may_bind(sup.policy, port):
         call.refusal = errno.EACCES, "the port may not be bound", "net_allow_bind"
+
+
+def _may_bind(policy, port):
+    return any(ports == "*" or low <= port <= high for ports in policy.net_allow_bind
+               for low, high in [(0, 0) if ports == "*" else _port_range("net_allow_bind", ports)])
 
 
 def _unseen_bind(sup, request, sockaddr):
@@ -2634,6 +2770,7 @@ def _bind_unix(sup, call, sock, name):
     link = b"/proc/self/fd/%d" % parent
     where = os.readlink(link)
     call.event["path"] = os.fsdecode(os.path.join(where, last))
+    call.needs = ("fs_writable", os.fsdecode(where)),
     call.identify(os.fstat(parent))
     address = struct.pack("=H", AF_UNIX) + link + b"/" + last + b"\0"
     if last in (b"", b".", b".."):
@@ -2667,8 +2804,9 @@ def _on_listen(sup, request):
     try:
         sup.listener.check(request)
         if _socket_kind(sock)[0] not in (AF_UNIX, AF_NETLINK) and not _is_bound(sup, sock):
-            sup.deny(_Call(request, "bind", None), "listening without bind takes any free port",
-                     "net_allow_bind")
+            call = _Call(request, "bind", None)
+            call.needs = ("net_allow_bind", "*"),
+            sup.deny(call, "listening without bind takes any free port", "net_allow_bind")
             return _refuse(errno.EACCES)
         before = _socket_name(sock)
         reply = _result_of(_libc.listen(sock, ctypes.c_int(request.args[1] & 0xffffffff)))
@@ -2719,6 +2857,7 @@ def _on_watch(sup, request):
         try:
             os.close(os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         except PermissionError as e:
+            call.needs = ("fs_readable", call.event["path"]),
             sup.deny(call, "watching what may not be read", "fs_readable")
             return _refuse(e.errno)
         text = ctypes.create_string_buffer(link)
@@ -2974,6 +3113,7 @@ def _on_growth(sup, request):
     def weigh():
         if not sup.memory.fits(grows):
             call.refusal = (errno.ENOMEM, "%d bytes more would not fit" % grows, "max_memory")
+            call.needs = ("max_memory", 2 * max(grows, sup.memory.limit())),
         return sup.judge(call)
     return sup.on_supervisor(request, weigh)
 
@@ -3298,6 +3438,7 @@ class _Path:
         path = _normal(os.path.join(where, last))
         self.call.event["path"] = os.fsdecode(path)
         self.call.identify(os.fstat(parent))
+        self.call.needs = ("fs_writable", os.fsdecode(where)),
         self.call.child = (parent, last or b"/")
         self.call.failed = not self.sup.may_write(self.call.event["path"])
         return parent, self.name[self.name.rindex(last):] if last else b"/"
@@ -3380,6 +3521,9 @@ class _Opening(_Path):
         info = os.fstat(fd)
         kind, flags, call = stat.S_IFMT(info.st_mode), self.flags, self.call
         self.tell(path, info)
+        if not flags & O_PATH:
+            changes = flags & (os.O_ACCMODE | os.O_TRUNC) or self.temporary
+            call.needs = ("fs_writable" if changes else "fs_readable", call.event["path"]),
         if flags & O_PATH:
             self._path_only(fd, path, kind)
         elif self.creates and flags & os.O_EXCL:
@@ -3495,6 +3639,7 @@ class _Opening(_Path):
             return self._new(parent, text, links - 1)
         self.call.event["path"] = os.fsdecode(os.path.join(path, last))
         self.call.identify(os.fstat(parent))
+        self.call.needs = ("fs_writable", os.fsdecode(path)),
         self.call.wants_status = True
         self.call.act = lambda: self._make(last, parent, self.flags | os.O_EXCL | os.O_NOFOLLOW)
 
@@ -3904,6 +4049,7 @@ def _prepare_do(path, row, flags, rest):
     elif row.act is _do_truncate:  # may wait for whoever has a lease on the file
         call.where, call.wants_status = _WORKER, True
         call.failed = not path.sup.may_write(call.event["path"])
+        call.needs = ("fs_writable", call.event["path"]),
 
 
 def _prepare_make(path, row, flags, rest):
@@ -3946,6 +4092,9 @@ def _prepare_move(path, row, flags, rest):
         target.fds, source.fds = source.fds, []
         source.close()
         return sup.judge(target)
+    if row.family == "linkat":
+        source.needs = ("fs_writable", os.path.dirname(source.event["path"])),
+    source.needs, target.needs = (), source.needs + target.needs
     if end is not None:
         target.act = act
     source.fds, target.fds = source.fds + target.fds, []
@@ -4076,7 +4225,7 @@ def _on_exec(sup, request):
     if sup.runners is not None:
         sup.runners.add(request.task.process)
     if not sup.asks("execve"):
-        if not sup.context.denies():
+        if not sup.context.denies() and not sup.policy.explain:
             return _CONTINUE
         request.task = request.task or sup.broker.tasks.find(request.tid)
         if request.task is None:
@@ -4185,6 +4334,7 @@ class _Exec(_Traced):
                 self.expected_loader = self.call.identities[-1][1]
                 paths.append(walker.path(fd))
         self.call.paths = tuple(os.fsdecode(path) for path in paths[1:])
+        self.call.needs = tuple(("fs_readable", os.fsdecode(path)) for path in paths)
 
     def _look_again(self, name):
         """O_PATH descriptor of an interpreter, kept by the call, or -errno."""
@@ -4216,7 +4366,8 @@ class _Exec(_Traced):
 
     def _is_as_approved(self, event):
         if event != PTRACE_EVENT_EXEC:
-            return True  # it has failed
+            self.sup.explain(self.call, errno.EACCES, only_grants=True)  # it has failed, for whatever reason
+            return True
         process = self.request.task.process
         try:
             info = os.stat("/proc/%d/exe" % process)
@@ -4228,6 +4379,7 @@ class _Exec(_Traced):
                     return False
         except OSError:
             return False
+        self.sup.explain(self.call, 0)
         return ((info.st_dev, info.st_ino) == self.expected_file
                 and line == b"".join(word + b"\0" for word in self.expected_argv))
 
@@ -4255,6 +4407,20 @@ def _elf_interpreter(fd):
         if kind == 3 and start < 1 << 62:
             return os.pread(fd, min(length, _PAGE), start).split(b"\0")[0] or None
     return None
+
+
+def _loaded_with(path):
+    """The real paths of a program of the host's, the interpreters of a script, and the loader."""
+    found = []
+    while path and len(found) <= _Exec.MAX_INTERPRETERS:
+        found.append(os.path.realpath(path))
+        try:
+            with open(path, "rb") as file:
+                words, loader = _script_words(file.read(256)), _elf_interpreter(file.fileno())
+        except OSError:
+            break
+        path = os.fsdecode(words[0] if words else loader or b"")
+    return found
 
 
 def _mapped_files(process):
@@ -4313,6 +4479,14 @@ def _asks(policy, family):
     """Whether the callback gets events of a family."""
     return policy.policy_fn is not None and (
         family in policy.policy_events or _CATEGORY_OF[family].value in policy.policy_events)
+
+
+_EXPLAINED = ("openat", "truncate", "unlinkat", "mkdirat", "mknodat", "symlinkat", "renameat", "linkat",
+              "connect", "bind", "execve")  # what Landlock may refuse, in families
+
+
+def _watches(policy, family):
+    return _asks(policy, family) or policy.explain and family in _EXPLAINED
 
 
 def _has_datagrams(policy, abi=0):
@@ -4401,9 +4575,9 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
 
 def _trapped_syscalls(policy, abi=_ABIS[-1].abi):
     always = {needed for needed in {row[2] for row in _HANDLERS.values()} if needed(policy, abi)}
-    asked = {family for family in _CATEGORY_OF if _asks(policy, family)}
+    watched = {family for family in _CATEGORY_OF if _watches(policy, family)}
     return tuple(name for name, (_, _, needed, family) in _HANDLERS.items()
-                 if needed in always or family in asked)
+                 if needed in always or family in watched)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -4824,11 +4998,6 @@ def _normal(path):
     return slash + path.lstrip(slash) if path.startswith(slash) else path
 
 
-def _is_beneath(path, top, slash="/"):
-    """Of text, or of bytes with a slash of their kind."""
-    return path == top or path.startswith(top.rstrip(slash) + slash)
-
-
 def _shared_memory(pid, counted):
     """Bytes of shared memory that a process has touched, divided by those who share it, but for the
     files and devices that are `counted` already; proc_pid_smaps(5)."""
@@ -4885,6 +5054,7 @@ class _Supervisor:
     """
     SWEEP_LIMIT_S = 30.0
     KEPT_LINES = 10000
+    KEPT_USES = 100000
     KEPT_BYTES = 8 << 20
     WATCH_TICKS = 10
     BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
@@ -4901,10 +5071,12 @@ class _Supervisor:
         self.walker = (_Walker() if trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
                        else None)
         self.writable = [os.path.realpath(path) for path in policy.fs_writable]
+        self.readable = [os.path.realpath(path) for path in policy.fs_readable] if policy.explain else []
+        self.used = {}  # (field, value, path) of what the policy was needed for, in order, if it explains
         self.context = PolicyContext(self, self.network.ceiling(), policy.max_memory,
                                      policy.max_processes, "openat" in self.asked, policy.fs_denied)
         self.callback = (_Callback(self, policy.policy_fn, policy.policy_timeout)
-                         if self.asked or policy.fs_denied else None)  # it verifies every exec too
+                         if self.asked or policy.fs_denied or policy.explain else None)  # it verifies
         self.hosts = _Hosts(self.network.pinned) if self.network.pinned else None
         self.census, self.memory = _Census(self), _Memory(self, policy)
         self.memory_looked = 0.0  # when, time.monotonic()
@@ -5018,6 +5190,10 @@ class _Supervisor:
         if self.context.denies():
             for path in _mapped_files(self.pid).values():  # a script's interpreter, a loader
                 self._refuse_denied(path)
+        if self.policy.explain:
+            programs = [os.path.join(self.policy.cwd or "", p) for p in self.launching.candidates]
+            program = next((path for path in programs if os.access(path, os.X_OK)), None)
+            self.use([("fs_readable", path) for path in _loaded_with(program)] if program else (), None)
         self._let_go(traced)
         return True
 
@@ -5371,6 +5547,8 @@ class _Supervisor:
         except Exception as e:
             self.error = self.error or "%s failed: %r" % (call.family, e)
         if reply is not None:
+            if self.policy.explain and reply is not _ANSWERED:
+                self.explain(call, -reply[1])
             call.close()
         return reply
 
@@ -5411,7 +5589,35 @@ class _Supervisor:
             lines.append(line)
 
     def deny(self, call, reason, field):
-        self.record(self.denials, Denial(reason=reason, field=field, event=self.event(call, True)))
+        value = next((value for needed, value in call.needs if needed == field), None)
+        self.record(self.denials, Denial(reason=reason, field=field, value=value, event=self.event(call, True)))
+
+    def explain(self, call, error, only_grants=False):
+        """Under Policy.explain, what the kernel has made of a call: which grants it has used, or which one
+        would have been needed; if there is none, ordinary permissions have refused it."""
+        if not self.policy.explain or call.family not in _EXPLAINED:
+            return
+        if not error:
+            self.use(call.needs, call.event.get("path"))
+        elif error in (errno.EACCES, errno.EPERM, errno.EXDEV):
+            missing = [field for field, value in call.needs if not self._grants(field, value)]
+            if missing:
+                self.deny(call, "not granted", missing[0])
+            elif error != errno.EXDEV and not only_grants:
+                self.deny(call, "ordinary permissions: " + os.strerror(error), None)
+
+    def use(self, needs, path):
+        if len(self.used) < self.KEPT_USES:
+            self.used.update(((field, value, path if field == "fs_writable" else None), None)
+                             for field, value in needs)
+
+    def _grants(self, field, value):
+        if field == "net_allow":
+            return True  # judged already
+        if field == "net_allow_bind":
+            return _may_bind(self.policy, value)
+        tops = self.writable if field == "fs_writable" else self.writable + self.readable
+        return value in _FREE_DEVICES or any(_is_beneath(value, top) for top in tops)
 
     def fault(self, text):
         self.record(self.faults, text)
@@ -5674,6 +5880,14 @@ def _end_all():
             supervisor.finished.release()
 
 
+def _foreground_group(fd):
+    """Of our controlling terminal, or None if the descriptor is no such."""
+    try:
+        return os.tcgetpgrp(fd)
+    except OSError:
+        return None
+
+
 def _set_foreground(terminal, group):
     """tcsetpgrp(3) without being stopped by SIGTTOU."""
     with _SignalsBlocked():
@@ -5745,6 +5959,11 @@ class _Network(_Record):
                     and (ports is None or any(low <= port <= high for low, high in ports))
                     for schemes, ranges, ports in self.rows)
         return named == (self.field == "net_allow")
+
+    def endpoint(self, udp, host, port):
+        """The text of a rule that allows this one, by its name where it has one here."""
+        name = next((name for name, addresses in self.pinned if host in addresses), host)
+        return "%s://%s:%d" % ("udp" if udp else "tcp", "[%s]" % name if ":" in name else name, port)
 
     def ceiling(self):
         """Every address that some rule allows, as ranges."""
@@ -6759,7 +6978,7 @@ class Sandbox:
         try:
             process = self._start(args, (stdin, stdout, stderr), deadline=deadline)
         except (LaunchError, TimeoutError) as e:
-            return _not_executed(e, timeout)
+            return _not_executed(e, timeout, self.policy)
         with process:
             return process._finish(input, deadline)
 
@@ -6772,12 +6991,12 @@ class Sandbox:
         """Runs a command on the caller's own stdio. On a terminal it gets the foreground, and
         Ctrl-C and Ctrl-Z work as in a shell. Returns a Result without output."""
         deadline = _deadline(timeout)
-        terminal = 0 if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() else None
+        terminal = 0 if _foreground_group(0) == os.getpgrp() else None
         try:
             process = self._start(args, (None,) * 3, deadline=deadline, new_session=False,
                                   terminal=terminal)
         except (LaunchError, TimeoutError) as e:
-            return _not_executed(e, timeout)
+            return _not_executed(e, timeout, self.policy)
         with process:
             return process._finish(None, deadline)
 
@@ -6815,13 +7034,20 @@ class Sandbox:
                 stdio.close_child()
 
 
-def _not_executed(error, timeout):
+def _not_executed(error, timeout, policy):
     if isinstance(error, TimeoutError):
         return Result(exit_code=-signal.SIGKILL, signal=signal.SIGKILL, reason=ExitReason.TIMEOUT,
                       error=error.strerror, duration=timeout)
     if error.stage != "exec":
         raise error
-    return Result(exit_code=error.exit_code, error=str(error))
+    denials = ()
+    if error.errno == errno.EACCES and os.access(error.path, os.X_OK):
+        tops = [os.path.realpath(top) for top in policy.fs_readable + policy.fs_writable]
+        denials = tuple(
+            Denial(event=SyscallEvent(syscall="execve", category=SyscallCategory.PROCESS, path=path,
+                                      denied=True), reason="not granted", field="fs_readable", value=path)
+            for path in _loaded_with(error.path) if not any(_is_beneath(path, top) for top in tops))
+    return Result(exit_code=error.exit_code, error=str(error), denials=denials)
 
 
 class _Stdio:
@@ -7125,7 +7351,8 @@ class Process:
             stdout=b"".join(self._captured.get(1, ())), stderr=b"".join(self._captured.get(2, ())),
             duration=supervisor.ended - supervisor.begun, denials=tuple(supervisor.denials),
             audits=tuple(supervisor.audits), policy_errors=tuple(supervisor.faults),
-            missing_paths=supervisor.launching.missing_paths, unenforced=supervisor.launching.unenforced)
+            missing_paths=supervisor.launching.missing_paths, unenforced=supervisor.launching.unenforced,
+            used=tuple(supervisor.used))
 
     def _follow_job_control(self):
         """On a terminal: when the program stops (Ctrl-Z), the host stops too, as one job."""
@@ -7194,7 +7421,7 @@ def confine(policy):
 # ------------------------------------------------------------------------------------------------
 
 _RUN_OPTIONS = (  # flags, policy field (or None), argparse settings
-    (("-r", "--readable"), "fs_readable", dict(action="append", metavar="PATH", default=[],
+    (("-r", "--readable"), "fs_readable", dict(action="append", metavar="PATH",
      help="may be read and executed beneath, e.g. -r /opt/tool")),
     (("-w", "--writable"), "fs_writable", dict(action="append", metavar="PATH",
      help="may be written beneath too, e.g. -w /tmp/work")),
@@ -7211,23 +7438,35 @@ _RUN_OPTIONS = (  # flags, policy field (or None), argparse settings
     (("-P", "--max-processes"), "max_processes", dict(type=int, metavar="N",
      help="processes at once, e.g. -P 20 (default 64)")),
     (("-t", "--timeout"), None, dict(type=float, metavar="SECONDS",
-     help="kill the sandbox then; exit status 124")),
-    (("--cwd",), "cwd", dict(metavar="DIR", help="working directory")),
-    (("--env",), "env", dict(action="append", metavar="K=V", help="set a variable")),
+     help="kill the sandbox then, exit status 124; e.g. -t 30")),
+    (("--cwd",), "cwd", dict(metavar="DIR", help="working directory, e.g. --cwd /tmp/work")),
+    (("--env",), "env", dict(action="append", metavar="K=V", help="set a variable, e.g. --env LANG=C")),
     (("--clean-env",), "clean_env", dict(action="store_true", default=None,
-     help="start from PATH HOME USER TERM LANG alone")),
-    (("--user",), "user", dict(metavar="USER", help='name, uid or "uid:gid"; needs root')),
+     help="start from PATH HOME USER TERM LANG alone, e.g. --clean-env --env TOKEN=x")),
+    (("--user",), "user", dict(metavar="USER",
+     help='name, uid or "uid:gid", e.g. --user nobody; needs root')),
     (("--system",), None, dict(action="store_true",
-     help="make readable what an ordinary program needs: " + " ".join(SYSTEM_PATHS))),
+     help="make readable what an ordinary program needs, e.g. --system -- ls: " + " ".join(SYSTEM_PATHS))),
     (("--policy-fn",), "policy_fn", dict(metavar="FILE.py:NAME",
-     help="function (event, ctx) -> verdict that watches the program")),
-    (("--events",), "policy_events", dict(metavar="A,B", help="events that it gets")),
+     help="function (event, ctx) -> verdict that watches the program, e.g. --policy-fn watch.py:judge")),
+    (("--events",), "policy_events", dict(metavar="A,B",
+     help="events that it and --trace get, e.g. --events network,execve")),
     (("--best-effort",), "best_effort", dict(action="store_true", default=None,
-     help="run with the protections that this kernel has, and name the others")),
+     help="run with the protections that this kernel has, and name the others, e.g. on Linux 5.10")),
+    (("--profile",), None, dict(metavar="FILE",
+     help="begin with the policy of a JSON file; flags add to it, e.g. --profile build.json -m 1G")),
+    (("--learn",), None, dict(metavar="FILE",
+     help="write the smallest policy that allows what the run used, e.g. --learn build.json -r / -w .")),
+    (("--explain",), "explain", dict(action="store_true", default=None,
+     help="end with what was refused, by the kernel too, and the flag that allows each, e.g. --explain -- make")),
+    (("--trace",), None, dict(action="store_true",
+     help="print events on standard error as they happen, e.g. --trace --events execve")),
+    (("--trace-file",), None, dict(metavar="FILE", help="append them to a file, e.g. --trace-file trace.log")),
     (("-v", "--verbose"), None, dict(action="store_true",
-     help="end with what was denied, and what would allow it")),
+     help="end with what the supervisor denied, and the flag that allows each, e.g. -v -- make")),
 )
-_FIELD_FLAGS = {field: flags[-1] for flags, field, _ in _RUN_OPTIONS if field}
+_FIELD_FLAGS = {field: flags[0] for flags, field, _ in _RUN_OPTIONS if field}
+_REMEDIES = {"fs_denied": "--deny names it", "policy_fn": "the callback says so"}
 
 
 def _parser():
@@ -7239,13 +7478,13 @@ def _parser():
 
     parser = Parser(prog="sandlock", description="Run a program that you do not trust.")
     commands = parser.add_subparsers(dest="command", metavar="run|check")
-    run = commands.add_parser("run", help="run a command in a sandbox",
+    run = commands.add_parser("run", help="run a command in a sandbox, e.g. run --system -- ls",
                               usage="sandlock run [options] -- COMMAND...")
     for flags, field, settings in _RUN_OPTIONS:
         run.add_argument(*flags, dest=field, **settings) if field else \
             run.add_argument(*flags, **settings)
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
-    commands.add_parser("check", help="what this kernel can enforce")
+    commands.add_parser("check", help="what this kernel can enforce; exit status 1 if not everything")
     return parser, run
 
 
@@ -7254,17 +7493,27 @@ def _run_policy(options, fail):
     fields = {field: getattr(options, field) for _, field, _ in _RUN_OPTIONS if field}
     fields = {name: value for name, value in fields.items() if value is not None}
     if options.system:
-        fields["fs_readable"] = list(SYSTEM_PATHS) + fields["fs_readable"]
+        fields["fs_readable"] = list(SYSTEM_PATHS) + fields.get("fs_readable", [])
     for pair in fields.get("env", ()):
         if "=" not in pair:
             fail("--env: %r: expected NAME=VALUE" % pair)
-    fields["env"] = dict(pair.split("=", 1) for pair in fields.get("env", ()))
+    if "env" in fields:
+        fields["env"] = dict(pair.split("=", 1) for pair in fields["env"])
     if "policy_events" in fields:
         fields["policy_events"] = fields["policy_events"].split(",")
     if "policy_fn" in fields:
         fields["policy_fn"] = _load_function(fields["policy_fn"], fail)
     try:
-        return Policy(**fields)
+        profile = Policy.from_file(options.profile) if options.profile else Policy()
+    except PolicyError as e:
+        fail("--profile: %s" % e)
+    for name, value in fields.items():
+        if isinstance(value, list) and name != "policy_events":
+            fields[name] = list(getattr(profile, name)) + value
+        elif name == "env":
+            fields[name] = {**profile.env, **value}
+    try:
+        return profile.replace(**fields)
     except PolicyError as e:
         fail("%s: %r: %s" % (_FIELD_FLAGS.get(e.field, e.field), e.value, e.reason))
 
@@ -7280,27 +7529,112 @@ def _load_function(text, fail):
         fail("--policy-fn: %r: %s: %s" % (text, type(e).__name__, e))
 
 
+def _printable(text):
+    """Nothing of a program's own choice moves the cursor or begins a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+                   for c in text)
+
+
+def _told(text):
+    print("sandlock: " + _printable(text), file=sys.stderr, flush=True)
+
+
+class _Trace:
+    """A policy_fn around another one, or none: a line for each event, with what is decided of it, in one
+    write, so that it never mixes with a line of the program."""
+    _COLOURS = {"allow": "32", "audit": "33"}  # others are red
+
+    def __init__(self, fd, function):
+        self._fd, self._function, self.count = fd, function, 0
+        self._colours = os.isatty(fd)
+
+    def __call__(self, event, ctx):
+        self.count += 1
+        verdict, word = None, "error"
+        try:
+            verdict = self._function(event, ctx) if self._function else None
+            error, audited = _verdict_errno(verdict)
+            word = ("refused" if event.denied else errno.errorcode.get(error, str(error)) if error
+                    else "audit" if audited else "allow")
+            return verdict
+        finally:
+            self._write(event, word)
+
+    def _write(self, event, word):
+        if event.argv is not None:
+            what = "%s %s" % (event.path, list(event.argv))
+        elif event.host is not None:
+            what = ("[%s]:%d" if ":" in event.host else "%s:%d") % (event.host, event.port)
+        else:
+            what = event.path or (str(event.size) if event.size is not None else "")
+        now = time.time()
+        stamp = "%s.%03d" % (time.strftime("%H:%M:%S", time.localtime(now)), now * 1000 % 1000)
+        line = "%s %d %s %s" % (stamp, event.pid, event.syscall, _printable(what))
+        end = " \33[%sm%s\33[0m\n" % (self._COLOURS.get(word, "31"), word) if self._colours else " %s\n" % word
+        os.write(self._fd, (line + end).encode())
+
+
+class _LiveCount:
+    """While a run takes long, how far it is in the title of the terminal: it cannot mix with output."""
+    PATIENCE_S = 1.0
+
+    def __init__(self, shown, what, count):
+        self._shown, self._what, self._count = shown and os.isatty(2), what, count
+        self._over, self._thread = _thread.allocate_lock(), None
+
+    def __enter__(self):
+        self._over.acquire()
+        if self._shown:
+            self._thread = threading.Thread(target=self._show, daemon=True)
+            self._thread.start()
+
+    def _show(self):
+        begun, shown = time.monotonic(), False
+        while not self._over.acquire(timeout=self.PATIENCE_S):
+            shown = True
+            os.write(2, b"\33]0;sandlock: %d %s, %d s\7" % (self._count(), self._what, time.monotonic() - begun))
+        if shown:
+            os.write(2, b"\33]0;\7")
+
+    def __exit__(self, *exc):
+        self._over.release()
+        if self._thread:
+            self._thread.join()
+
+
 def _command_run(options, fail):
     words = options.words[1:] if options.words[:1] == ["--"] else options.words
     if not words:
-        fail("run: no command given; write it behind --")
-    policy = _run_policy(options, fail)
+        fail("run: no command given; write it behind --, e.g. run --system -- ls")
+    policy, trace_fd = _run_policy(options, fail), None
+    if options.learn:
+        policy = policy.replace(explain=True)
+        if not os.path.isdir(os.path.dirname(os.path.abspath(options.learn))):
+            fail("--learn: %r: its directory does not exist" % options.learn)
+        for number in (signal.SIGTERM, signal.SIGINT):  # the program's to obey: what it used is still written
+            signal.signal(number, lambda signum, frame: [run.signal(signum) for run in list(_live)])
+    if options.trace_file:
+        try:
+            trace_fd = os.open(options.trace_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as e:
+            fail("--trace-file: %r: %s" % (options.trace_file, e.strerror))
+    elif options.trace:
+        trace_fd = 2
+    count = "grants used", lambda: max([0, *(len(supervisor.used) for supervisor in list(_live))])
+    given = policy
+    if trace_fd is not None:
+        trace = _Trace(trace_fd, policy.policy_fn)
+        policy, count = policy.replace(policy_fn=trace), ("events", lambda: trace.count)
     try:
-        result = Sandbox(policy).run_interactive(words, timeout=options.timeout)
+        with _LiveCount(options.learn or trace_fd is not None, *count):
+            result = Sandbox(policy).run_interactive(words, timeout=options.timeout)
     except (SandlockError, ValueError) as e:
         fail(str(e))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    for path in result.missing_paths:
-        print("sandlock: %s does not exist and grants nothing" % path, file=sys.stderr)
-    for name in result.unenforced:
-        print("sandlock: not enforced here: %s" % name, file=sys.stderr)
-    if result.error:
-        print("sandlock: %s" % result.error, file=sys.stderr)
-    for line in result.policy_errors[:None if options.verbose else 3]:
-        print("sandlock: %s" % line, file=sys.stderr)
-    if options.verbose:
-        _print_denials(result.denials)
+    _tell(result, options)
+    if options.learn:
+        _learn(given, result, options.learn, fail)
     if result.reason == ExitReason.TIMEOUT:
         return 124
     if result.exit_code is None:
@@ -7308,23 +7642,67 @@ def _command_run(options, fail):
     return 128 + result.signal if result.signal > 0 else result.exit_code
 
 
-def _print_denials(denials):
+def _tell(result, options):
+    for path in result.missing_paths:
+        _told("%s does not exist and grants nothing" % path)
+    for name in result.unenforced:
+        _told("not enforced here: %s" % name)
+    if result.error:
+        _told(result.error)
+    for line in result.policy_errors[:None if options.verbose else 3]:
+        _told(line)
+    if options.verbose or options.explain:
+        _tell_denials(result.denials)
+        if result.reason == ExitReason.TIMEOUT:
+            _told("the time was up; allow more with -t")
+
+
+def _tell_denials(denials):
+    """Most frequent first; with the flag that would allow exactly that."""
+    import shlex
     counts = {}
     for denial in denials:
         event = denial.event
         what = repr(event.path) if event.path else "%s:%d" % (event.host, event.port) if event.host else ""
-        key = (event.syscall or event.category.value, what, denial.reason, denial.field)
+        if denial.value is not None and denial.field in _FIELD_FLAGS:
+            remedy = "; allow with %s %s" % (_FIELD_FLAGS[denial.field], shlex.quote(str(denial.value)))
+        else:
+            remedy = "; " + _REMEDIES.get(denial.field, "no flag allows it")
+        key = (event.syscall or event.category.value, what, denial.reason, remedy)
         counts[key] = counts.get(key, 0) + 1
-    for (call, what, reason, field), count in sorted(counts.items(), key=lambda row: -row[1]):
-        print("sandlock: denied %s %s (%s)%s%s" % (
-            call, what, reason, " %d times" % count if count > 1 else "",
-            "; allow with " + _FIELD_FLAGS.get(field, field) if field else ""), file=sys.stderr)
+    for (call, what, reason, remedy), count in sorted(counts.items(), key=lambda row: -row[1]):
+        _told("denied %s%s (%s)%s%s" % (call, what and " " + what, reason, " %d times" % count
+                                        if count > 1 else "", remedy))
+
+
+def _learn(policy, result, file, fail):
+    learned = policy.narrow(result.used)
+    for path in Policy.left_out(result.used):
+        _told("%s was listed or written to, and is left out: it would open too much; add it by hand" % path)
+    try:
+        learned.to_file(file)
+    except OSError as e:
+        fail("--learn: %r: %s" % (file, e.strerror))
+    _told("%s: %d readable and %d writable paths, %d endpoints, %d ports; run with --profile %s" % (
+        file, len(learned.fs_readable), len(learned.fs_writable), len(learned.net_allow),
+        len(learned.net_allow_bind), file))
 
 
 def _command_check(options, fail):
-    for name, (needed, found) in kernel_support().items():
-        print("%-55s %-8s %s" % (name, "yes" if found else "NO", "" if found else "needs " + needed))
-    return 0
+    abi, rows, lacking = landlock_abi_version(), kernel_support(), []
+    print("Linux %s on %s, Landlock ABI %s, Python %s" % (
+        os.uname().release, os.uname().machine, abi or "none", sys.version.split()[0]))
+    for name, (needed, found) in rows.items():
+        print("%-60s %-4s %s" % (name, "yes" if found else "NO", "" if found else "needs " + needed))
+        if not found and name in ("/proc", *(probe[0] for probe in _PROBES)):
+            lacking.append(name)
+    try:
+        _require_enforceable(Policy(), abi)
+    except UnsupportedError as e:
+        lacking.append(str(e))
+    print("a full policy can be enforced here" if not lacking else
+          "a full policy can NOT be enforced here: " + "; ".join(lacking))
+    return 1 if lacking else 0
 
 
 def main(argv=None):

@@ -43,7 +43,7 @@ def test_exit_status(words, status):
 
 @pytest.mark.parametrize("words,text", [
     ([], "command"), (["run"], "no command"), (["run", "--frob", "--", "true"], "--frob"),
-    (["run", "-m", "12Q", "--", "true"], "12Q"), (["run", "-P", "0", "--", "true"], "-processes: 0"),
+    (["run", "-m", "12Q", "--", "true"], "12Q"), (["run", "-P", "0", "--", "true"], "-P: 0"),
     (["run", "-P", "x", "--", "true"], "'x'"), (["run", "--bind", "99999", "--", "true"], "99999"),
     (["run", "--env", "X", "--", "true"], "'X'"), (["run", "--net-allow", "a:0", "--", "true"], "a:0"),
     (["run", "--policy-fn", "nofile.py:f", "--", "true"], "nofile"), (["run", "-t", "-3", "--", "true"], "-3"),
@@ -104,7 +104,9 @@ def test_network_memory_and_callback_by_flags(tmp_path):
 
 def test_check():
     result = cli("check")
-    assert result.returncode == 0 and len(result.stdout.splitlines()) == len(sandlock.kernel_support())
+    lines = result.stdout.decode().splitlines()
+    assert len(lines) == len(sandlock.kernel_support()) + 2 and "Landlock ABI %d" % sandlock.landlock_abi_version() in lines[0]
+    assert result.returncode == (0 if all(found for _, found in sandlock.kernel_support().values()) else 1) and (result.returncode == 0) == (lines[-1] == "a full policy can be enforced here")
 
 
 def test_in_a_pipe_it_is_the_command(tmp_path):
