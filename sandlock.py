@@ -7592,7 +7592,8 @@ class _LiveCount:
         begun, shown = time.monotonic(), False
         while not self._over.acquire(timeout=self.PATIENCE_S):
             shown = True
-            os.write(2, b"\33]0;sandlock: %d %s, %d s\7" % (self._count(), self._what, time.monotonic() - begun))
+            text = "sandlock: %d %s, %d s" % (self._count(), self._what, time.monotonic() - begun)
+            os.write(2, b"\33]0;%s\7" % text.encode())
         if shown:
             os.write(2, b"\33]0;\7")
 
