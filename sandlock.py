@@ -34,7 +34,7 @@ a forked child: a short-lived thread, the launch pad, confines itself and calls 
 What was judged by a pointer is not left to the kernel to read again: the *broker*, a thread inside
 the sandbox's own Landlock domain, does it from a copy, on a copy of the descriptor or on the very
 object that a path was looked up to. (What it cannot do, exec and chdir, is checked when it is
-done, or each time it is used.) Calls that may block go to its workers; whatever has to look into
+done, before the program goes on.) Calls that may block go to its workers; whatever has to look into
 /proc goes to the *supervisor*'s thread, which is not confined; the callback has a thread of its own.
 
 Sections: 1 this text - 2 errors - 3 policy and public values - 4 kernel ABI - 5 syscall table -
@@ -1256,31 +1256,30 @@ class _Rules(_Record):
 def _landlock_rules(policy, abi):
     """The ruleset of a policy under an ABI: a pure function. Every right that the ABI knows is
     handled, so that what no rule grants is refused."""
-    bind = [port for port in policy.net_allow_bind if port != "*"]
-    connect = _connect_ports(policy)
-    net = ("" if len(bind) < len(policy.net_allow_bind) else "BIND_TCP ") + (
-        "" if connect is None else "CONNECT_TCP")
+    handled = {"BIND_TCP": None if "*" in policy.net_allow_bind else tuple(
+                   _port_range("net_allow_bind", port) for port in policy.net_allow_bind),
+               "CONNECT_TCP": _connect_ports(policy, "tcp"),
+               "CONNECT_SEND_UDP": _connect_ports(policy, "udp")}
+    handled = {name: ports for name, ports in handled.items() if ports is not None}
     paths = ([(path, _FS_READ) for path in policy.fs_readable]
              + [(path, _FS_WRITE) for path in policy.fs_writable]
              + [(path, _FS_DEVICE) for path in _FREE_DEVICES])
     return _Rules(
-        fs=_bits("fs", None, abi), net=_bits("net", net, abi), scoped=_bits("scoped", None, abi),
+        fs=_bits("fs", None, abi), net=_bits("net", " ".join(handled), abi), scoped=_bits("scoped", None, abi),
         paths=tuple((path, _bits("fs", rights, abi)) for path, rights in paths),
-        ports=(tuple((_port_range("net_allow_bind", port), _bits("net", "BIND_TCP"))
-                     for port in bind if "BIND_TCP" in net)
-               + tuple((ports, _bits("net", "CONNECT_TCP")) for ports in connect or ()))
-        if abi >= 4 else ())
+        ports=tuple((range_, right) for name, ports in handled.items() for range_ in ports
+                    for right in [_bits("net", name, abi)] if right))
 
 
-def _connect_ports(policy):
-    """Port ranges for Landlock's CONNECT_TCP: what any TCP endpoint of the policy allows, whatever
-    the host, which the supervisor judges. None: every port, or too many for a rule each."""
+def _connect_ports(policy, scheme):
+    """Port ranges for Landlock: what any endpoint of the policy allows, whatever the host, which the
+    supervisor judges. None: every port, or too many for a rule each."""
     if policy.net_deny:
         return None
-    tcp = [e for e in (_endpoint("net_allow", t) for t in policy.net_allow) if "tcp" in e.schemes]
-    if any(endpoint.ports is None for endpoint in tcp):
+    named = [e for e in (_endpoint("net_allow", t) for t in policy.net_allow) if scheme in e.schemes]
+    if any(endpoint.ports is None for endpoint in named):
         return None
-    ranges = tuple(dict.fromkeys(r for endpoint in tcp for r in endpoint.ports))
+    ranges = tuple(dict.fromkeys(r for endpoint in named for r in endpoint.ports))
     return ranges if sum(last - first + 1 for first, last in ranges) <= 1024 else None
 
 
@@ -2566,7 +2565,7 @@ def _unseen_socket_call(sup, request, family, sockaddr):
 def _possible_kinds(sup, family, sockaddr):
     """The types of socket that a call may go through: to a stream one sendto(2) gives no address, and
     what is no TCP port of the policy Landlock refuses."""
-    datagrams, ports = _datagram_kinds(sup.policy)[0], _connect_ports(sup.policy)
+    datagrams, ports = _datagram_kinds(sup.policy)[0], _connect_ports(sup.policy, "tcp")
     port = int.from_bytes(sockaddr[2:4], "big")
     streams = sup.launching.abi < 4 or ports is None or any(low <= port <= high for low, high in ports)
     if datagrams and (family == "sendto" or not streams):
@@ -5054,7 +5053,6 @@ class _Supervisor:
     """
     SWEEP_LIMIT_S = 30.0
     KEPT_LINES = 10000
-    KEPT_USES = 100000
     KEPT_BYTES = 8 << 20
     WATCH_TICKS = 10
     BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
@@ -5072,6 +5070,7 @@ class _Supervisor:
                        else None)
         self.writable = [os.path.realpath(path) for path in policy.fs_writable]
         self.readable = [os.path.realpath(path) for path in policy.fs_readable] if policy.explain else []
+        self.used_bytes = 0
         self.used = {}  # (field, value, path) of what the policy was needed for, in order, if it explains
         self.context = PolicyContext(self, self.network.ceiling(), policy.max_memory,
                                      policy.max_processes, "openat" in self.asked, policy.fs_denied)
@@ -5607,9 +5606,13 @@ class _Supervisor:
                 self.deny(call, "ordinary permissions: " + os.strerror(error), None)
 
     def use(self, needs, path):
-        if len(self.used) < self.KEPT_USES:
-            self.used.update(((field, value, path if field == "fs_writable" else None), None)
-                             for field, value in needs)
+        for field, value in needs:
+            use = (field, value, path if field == "fs_writable" else None)
+            if use not in self.used and self.used_bytes <= self.KEPT_BYTES:
+                self.used[use] = None
+                self.used_bytes += 500 + sum(len(str(part)) for part in use)
+                if self.used_bytes > self.KEPT_BYTES:
+                    self.fault("explain: more was used than is kept of it")
 
     def _grants(self, field, value):
         if field == "net_allow":

@@ -113,7 +113,7 @@ def test_connecting_is_refused_and_recorded():
 def test_rules_handle_just_what_an_abi_knows(abi):
     rules = sandlock._landlock_rules(Policy(fs_readable=["/usr"], fs_writable=["/tmp"], net_allow_bind=[80]), abi)
     assert rules.fs.bit_length() == {1: 13, 2: 14, 3: 15, 4: 15, 5: 16, 6: 16, 7: 16, 8: 16}.get(abi, 17)
-    assert (rules.net, rules.scoped) == (3 if abi >= 4 else 0, 3 if abi >= 6 else 0)
+    assert (rules.net, rules.scoped) == (11 if abi >= 10 else 3 if abi >= 4 else 0, 3 if abi >= 6 else 0)
     assert bool(rules.ports) == (abi >= 4)
     assert all(rights and rights & ~rules.fs == 0 for _, rights in rules.paths)
     assert not dict(rules.paths)["/tmp"] & sandlock._bits("fs", "MAKE_CHAR MAKE_BLOCK")
