@@ -2,6 +2,7 @@
 import atexit
 import contextlib
 import functools
+import hashlib
 import os
 import shutil
 import socket
@@ -70,16 +71,24 @@ def interpret(program, nr, arch, args=(), ip=0):
 
 @functools.lru_cache(maxsize=None)
 def compiled(source, *flags):
-    """Path of a compiled C payload, world-readable; skips the test where there is no compiler."""
+    """Path of a compiled C payload, world-readable; skips the test where there is no compiler.
+    SANDLOCK_TEST_PAYLOADS names a folder that keeps static ones, for machines without a compiler."""
+    kept = os.environ.get("SANDLOCK_TEST_PAYLOADS")
+    name = hashlib.sha256("\0".join((source,) + flags).encode()).hexdigest()[:20]
+    if kept and os.path.exists(os.path.join(kept, name, "payload")):
+        return os.path.join(kept, name, "payload")
     if not shutil.which("gcc"):
         pytest.skip("not installed: gcc")
-    folder = tempfile.mkdtemp(prefix="sandlock-payload-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = os.path.join(kept, name) if kept else tempfile.mkdtemp(prefix="sandlock-payload-")
+    os.makedirs(folder, exist_ok=True)
+    if not kept:
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chmod(folder, 0o755)
     file, out = os.path.join(folder, "payload.c"), os.path.join(folder, "payload")
     with open(file, "w") as f:
         f.write(source)
-    subprocess.run(["gcc", "-O1", "-w", "-o", out, file] + list(flags), check=True)
+    linked = any(flag.startswith(("-Wl", "-static", "-nostdlib")) for flag in flags)
+    subprocess.run(["gcc", "-O1", "-w", "-o", out, file] + list(flags) + ["-static"] * (bool(kept) and not linked), check=True)
     return out
 
 

@@ -792,7 +792,7 @@ def test_the_descriptors_of_waiting_calls_are_bounded_and_gone_at_the_end(other,
 def far_interpreter(path, loader):
     """A copy of a program whose PT_INTERP names `loader`, in a string behind everything else."""
     import struct
-    data = bytearray(open(compiled("int main(void) { return 0; }"), "rb").read())
+    data = bytearray(open(compiled("int main(void) { return 0; }", "-Wl,-Bdynamic"), "rb").read())
     offset, (size, count) = struct.unpack_from("=Q", data, 32)[0], struct.unpack_from("=HH", data, 54)
     for at in range(offset, offset + size * count, size):
         if struct.unpack_from("=I", data, at)[0] == 3:
