@@ -649,7 +649,7 @@ _FOLDED = 3, 12  # from how many entries on a directory stands for them: of the 
 
 def _fold(used):
     """Result.used -> (readable, writable, left out) paths. Nothing is folded into a directory of the
-    root, and neither that, nor the home directory or one above it, is granted at all."""
+    root or of programs; the root, the home directory and what is above it are not granted at all."""
     home, left_out = os.path.realpath(os.path.expanduser("~")), set()
 
     def too_much(path):
@@ -674,7 +674,8 @@ def _fold(used):
                 folders.setdefault(os.path.dirname(path), []).append(path)
         for folder, paths in folders.items():
             of_system = any(_is_beneath(folder, top) for top in map(os.path.realpath, SYSTEM_PATHS))
-            if len(paths) >= _FOLDED[not of_system] and not too_much(folder):
+            programs = os.path.basename(folder) in ("bin", "sbin")
+            if len(paths) >= _FOLDED[not of_system] and not too_much(folder) and not programs:
                 readable = readable - set(paths) | {folder}
     return sorted(_outermost(readable, writable)), sorted(writable), sorted(left_out)
 
