@@ -1351,6 +1351,26 @@ class _KernelFlags(_Record):
     _fields = dict(listener=False, waits_killably=False)
 
 
+def _has_listener():
+    """Whether a filter of this process has one already, which the kernel allows once (EBUSY): tried on
+    a thread that ends at once. Only where there are filters at all; proc_pid_status(5)."""
+    if _task_status(os.getpid()).get("Seccomp") != "2":
+        return False
+    program = ctypes.create_string_buffer(bytes(sock_filter(BPF_RET_K, 0, 0, SECCOMP_RET_ALLOW)), 8)
+    fprog = sock_fprog(1, _address(program))
+    outcome = queue.SimpleQueue()
+
+    def attempt():
+        _raw(_NR["prctl"], PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        outcome.put(_raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                         _address(fprog)))
+    _start_thread(attempt)
+    fd = outcome.get()
+    if fd >= 0:
+        os.close(fd)
+    return fd < 0
+
+
 @functools.lru_cache(maxsize=None)
 def _kernel_flags():
     """What seccomp(2) takes: a flag that it knows gets as far as the missing filter (EFAULT)."""
@@ -1358,7 +1378,7 @@ def _kernel_flags():
         return bool(_NR) and _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, 0) == -errno.EFAULT
 
     return _KernelFlags(
-        listener=known(SECCOMP_FILTER_FLAG_NEW_LISTENER),
+        listener=known(SECCOMP_FILTER_FLAG_NEW_LISTENER) and not _has_listener(),
         waits_killably=known(SECCOMP_FILTER_FLAG_NEW_LISTENER
                              | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV))
 
@@ -1389,6 +1409,7 @@ _PROBES = (  # syscall, since Linux, arguments that it refuses otherwise
     ("close_range", "5.11", -1, 0, 8))
 
 
+_SUPERVISION = "what the supervisor does: endpoints, max_processes, max_memory of all, fs_denied, callback"
 _FINDING = "finding processes that hide, to count and to end them"
 
 
@@ -1408,8 +1429,10 @@ def _require_enforceable(policy, abi, supervised=True):
     if _ARCH is None:
         raise UnsupportedError("architecture", " or ".join(_ARCHITECTURES), os.uname().machine)
     if not _kernel_flags().listener:
-        raise UnsupportedError("seccomp listener", "Linux 5.9, and no sandbox around this process that has "
-                               "or refuses one", os.uname().release)
+        if not policy.best_effort:
+            raise UnsupportedError("seccomp listener", "Linux 5.9, and no sandbox around this process that has "
+                                   "or refuses one; or best_effort", os.uname().release)
+        return _lost_protections(abi, supervised=False) + (_SUPERVISION,)
     if _proc_hides_processes() and os.geteuid() != 0:
         if not policy.best_effort:
             raise UnsupportedError(_FINDING, "/proc without hidepid, root, or best_effort",
@@ -1802,6 +1825,12 @@ def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, Fa
 @functools.lru_cache(maxsize=64)
 def _policy_filter(*plan_arguments):
     return _assemble_filter(_filter_plan(*plan_arguments))
+
+
+def _static_filter(policy, deny=()):
+    """Where nobody supervises: what only a supervisor could allow is refused."""
+    refused = ("connect",) if "*" in policy.net_allow_bind else ("connect", "listen")
+    return _policy_filter(policy.extra_deny_syscalls + deny, policy.extra_allow_syscalls, _ARCH, (), refused)
 
 
 def _assemble_filter(plan):
@@ -5850,6 +5879,51 @@ class _Supervisor:
         self.launching.finish()
 
 
+class _Unsupervised(_Supervisor):
+    """Under best_effort, where there can be no listener: Landlock and the block-list alone. Connecting is
+    refused, since nobody could judge it; Result.unenforced names what is not there. Members are told by
+    who descends from whom, so that one which init has adopted outlives the run."""
+
+    def launch(self, deadline=None):
+        self.deadline, self.scoped, self.runners, self.forked = deadline, False, None, True
+        try:
+            import subprocess
+            launching, error = self.launching, None
+            for path in launching.candidates:
+                try:
+                    child = subprocess.Popen(
+                        launching.argv, executable=path, env=launching.environment, cwd=self.policy.cwd,
+                        preexec_fn=self._confine, start_new_session=launching.new_session,
+                        pass_fds=[launching.death_read], **dict(zip(("stdin", "stdout", "stderr"), launching.stdio)))
+                    break
+                except subprocess.SubprocessError as e:
+                    raise LaunchError("confine", detail=str(e)) from e
+                except OSError as e:
+                    error = error if error and error.errno not in (errno.ENOENT, errno.ENOTDIR) else e
+            else:
+                raise LaunchError("exec", error.errno, path) from error
+            _live.add(self)  # only now: in the fork before, it would have been forgotten
+            self.pid, child.returncode = child.pid, 0  # it is ours to be waited for
+            self.pidfd = _high_fd(_pidfd_open(self.pid))
+            launching.close()
+            self.launched = True
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _confine(self):
+        """In the child, before its exec."""
+        launching = self.launching
+        if not launching.new_session:
+            os.setpgid(0, 0)
+        launching.prepare_process(os.getpid(), self.prlimit)
+        code = ctypes.create_string_buffer(launching.filter, len(launching.filter))
+        fprog = sock_fprog(len(code) // ctypes.sizeof(sock_filter), _address(code))
+        _call("rt_sigprocmask", SIG_SETMASK, _address(launching.signals.before), 0, 8)
+        _run_steps(launching.steps_broker + launching.steps_program + [
+            ("seccomp", "seccomp", (SECCOMP_SET_MODE_FILTER, 0, _address(fprog)))])
+
+
 def _text_length(line):
     event = getattr(line, "event", line)
     if isinstance(event, str):
@@ -6629,7 +6703,8 @@ class _Launch:
         _interrupting_signal()
         self.abi = landlock_abi_version()
         self.unenforced = _require_enforceable(policy, self.abi)
-        self.waits_killably = _kernel_flags().waits_killably
+        self.waits_killably, self.supervised = _kernel_flags().waits_killably, _kernel_flags().listener
+        self.stdio, self.new_session = stdio, new_session
         self.environment = _child_environment(policy)
         self.candidates = _executables(argv[0], self.environment, policy.cwd)
         try:
@@ -6659,7 +6734,8 @@ class _Launch:
         binding += ("io_setup", "io_submit") * self.unseen
         self.filter = _policy_filter(policy.extra_deny_syscalls + binding, policy.extra_allow_syscalls,
                                      _ARCH, self.trapped, (), _datagram_kinds(policy),
-                                     self.abi == 0 or self.abi >= ABI_TRUNCATE)
+                                     self.abi == 0 or self.abi >= ABI_TRUNCATE) if self.supervised else (
+            _static_filter(policy, binding))
         self.limits = tuple((resource, value) for resource, value in (
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
             (RLIMIT_FSIZE, policy.max_file_size), (RLIMIT_DATA, policy.max_memory)) if value is not None)
@@ -6881,8 +6957,7 @@ def _pad(launch, supervisor):
         with _fork_lock:
             listener = _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, _address(fprog))
             if listener < 0:
-                raise LaunchError("seccomp", -listener, detail="this process has a listener already: it is "
-                                  "in a sandbox itself" if listener == -errno.EBUSY else None)
+                raise LaunchError("seccomp", -listener)
             listener = _high_fd(listener)
             _host_only.add(listener)
         supervisor.listener = _Listener(listener)
@@ -7024,7 +7099,7 @@ class Sandbox:
             try:
                 launch = _Launch(self.policy, argv, network, stdio.child, signals, **options)
                 try:
-                    supervisor = _Supervisor(launch)
+                    supervisor = (_Supervisor if launch.supervised else _Unsupervised)(launch)
                 except BaseException:
                     launch.close()
                     launch.finish()
@@ -7400,9 +7475,7 @@ def confine(policy):
         raise UnsupportedError("confine", "a process with one thread", "%d threads" % threads)
     abi = landlock_abi_version()
     _require_enforceable(policy, abi, supervised=False)
-    refused = ("connect",) if policy.net_allow_bind else ("connect", "listen")
-    program = _policy_filter(policy.extra_deny_syscalls, policy.extra_allow_syscalls, _ARCH, (),
-                             refused)
+    program = _static_filter(policy)
     ruleset, missing = _landlock_ruleset(policy, abi) if abi else (None, ())
     header, data = (_u32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0), (_u32 * 6)()
     try:

@@ -161,29 +161,53 @@ def test_out_of_memory_for_threads():
 
 # -- hosts that are confined themselves ------------------------------------------------------------
 
-def test_under_another_sandlock_there_is_a_clear_error(tmp_path):
-    """The kernel gives a task one listener; inside, Landlock is refused too: nothing could be enforced,
-    so best_effort makes no difference."""
+INNER = """
+import sys; sys.path.insert(0, %r)
+import sandlock, os, socket, subprocess
+fields = dict(fs_readable=sandlock.SYSTEM_PATHS, fs_denied=["/etc/hostname"])
+try: print(sandlock.Sandbox(**fields).run(["echo", "in"]))
+except sandlock.UnsupportedError as e: print("refused:", e)
+box = sandlock.Sandbox(best_effort=True, max_open_files=50, **fields)
+for command in (["sh", "-c", "echo in; ulimit -n; (exit 3)"], ["unshare", "-r", "true"], ["no-such-program"], ["/etc/passwd"]):
+    r = box.run(command, timeout=20)
+    print(r.stdout, r.exit_code, r.error and r.error.partition(":")[0], sandlock._SUPERVISION in r.unenforced)
+connect = "import socket; s = socket.socket()\\ntry: s.connect(('127.0.0.1', 9))\\nexcept OSError as e: print(type(e).__name__)"
+print(box.run([sys.executable, "-S", "-c", connect]).stdout, box.run(["cat", "/proc/self/status"]).stdout.count(b"Seccomp:\\t2"))
+r = box.run(["sh", "-c", "sleep 100 & sleep 100 & wait"], timeout=0.5)
+print(r.reason == sandlock.ExitReason.TIMEOUT, r.duration < 20)
+with box.popen(["cat"], stdin=1, stdout=1) as p:
+    p.stdin.write(b"piped"); p.stdin.close(); print(p.wait().stdout)
+p = box.popen(["sleep", "100"]); p.kill(); print(p.wait().signal)
+%s
+"""
+
+
+def test_under_another_sandlock_a_clear_error_or_the_static_policy(tmp_path):
+    """The kernel gives a task one listener; ours refuses a second one, and Landlock, itself."""
     script = tmp_path / "inner.py"
-    script.write_text("import sys; sys.path.insert(0, %r)\nimport sandlock\nfor best in (False, True):\n"
-                      "    try: print(sandlock.Sandbox(fs_readable=sandlock.SYSTEM_PATHS, best_effort=best).run(['echo', 'in']))\n"
-                      "    except sandlock.UnsupportedError as e: print('refused:', e)\n" % REPO)
-    grants = sandlock.SYSTEM_PATHS + (REPO, sys.prefix, str(tmp_path))
-    result = sandlock.Sandbox(fs_readable=grants).run([sys.executable, str(script)])
-    assert result.stdout.decode().count("refused: seccomp listener needs Linux 5.9, and no sandbox around this process") == 2, result
+    script.write_text(INNER % (REPO, ""))
+    result = sandlock.Sandbox(fs_readable=sandlock.SYSTEM_PATHS + (REPO, sys.prefix, str(tmp_path))).run([sys.executable, str(script)], timeout=60)
+    check_static(result.stdout.decode().splitlines(), result)
 
 
-def test_a_host_with_a_listener_of_its_own():
-    assert host("""
-        import ctypes, sandlock
-        from sandlock import _FilterPlan, _assemble_filter, sock_fprog, _call
-        program = _assemble_filter(_FilterPlan(arch=sandlock._ARCH))
-        code = ctypes.create_string_buffer(program, len(program))
-        _call("prctl", 38, 1, 0, 0, 0)
-        _call("seccomp", 1, 8, ctypes.addressof(sock_fprog(len(program) // 8, ctypes.addressof(code))))
-        try: sandlock.Sandbox(fs_readable=sandlock.SYSTEM_PATHS).run(["true"])
-        except sandlock.LaunchError as e: print(e)
-    """) == "seccomp: this process has a listener already: it is in a sandbox itself\n"
+def check_static(lines, result):
+    assert lines[0].startswith("refused: seccomp listener needs Linux 5.9, and no sandbox around this process"), result
+    assert lines[1:5] == ["b'in\\n50\\n' 3 None True", "b'' 1 None True", "b'' 127 exec False", "b'' 126 exec False"], result
+    assert lines[5:9] == ["b'PermissionError\\n' 1", "True True", "b'piped'", "9"], result
+
+
+def test_a_host_with_a_listener_of_its_own(tmp_path):
+    """There, Landlock holds still."""
+    script = tmp_path / "inner.py"
+    script.write_text(INNER % (REPO, "print(box.run(['cat', sys.argv[1]]).exit_code, os.listdir('/proc/self/task') == [str(os.getpid())])"))
+    (tmp_path / "secret").write_text("x")
+    code = ("import ctypes, os, sys, sandlock\nfrom sandlock import _FilterPlan, _assemble_filter, sock_fprog, _call\n"
+            "program = _assemble_filter(_FilterPlan(arch=sandlock._ARCH))\ncode = ctypes.create_string_buffer(program, len(program))\n"
+            "_call('prctl', 38, 1, 0, 0, 0)\nos.set_inheritable(_call('seccomp', 1, 8, ctypes.addressof(sock_fprog(len(program) // 8, ctypes.addressof(code)))), True)\n"
+            "os.execv(sys.executable, [sys.executable, %r, %r])" % (str(script), str(tmp_path / "secret")))
+    lines = host(code).splitlines()
+    check_static(lines, lines)
+    assert lines[9:] == ["1 True"]
 
 
 def test_a_host_with_a_filter_of_its_own():
