@@ -19,7 +19,14 @@ import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
 
 ROOT = os.geteuid() == 0
-THIN = bool(os.environ.get("SANDLOCK_TEST_THIN"))  # fewer rounds, for the second and third Python of .ci/run
+# Fewer rounds: 1 for the second and third Python of .ci/run, a divisor for slow machines (emulators).
+THIN = int(os.environ.get("SANDLOCK_TEST_THIN") or 0)
+
+
+def rounds(count):
+    return max(1, count // max(4, THIN)) if THIN else count
+
+
 TESTS = os.path.dirname(os.path.abspath(__file__))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
-from support import THIN, clean, compiled, eventually, free_port, requires_abi, requires_root, snapshot
+from support import rounds, clean, compiled, eventually, free_port, requires_abi, requires_root, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -157,7 +157,7 @@ def test_paths_that_flip(tmp_path, call, peer, monkeypatch):
     if call in ("rename", "link") and sandlock.landlock_abi_version() < 2:
         pytest.skip("needs Landlock ABI 2 (from one directory to another)")
     payload = compiled(FLIP, "-pthread")
-    count = {"exec": 250, "argv": 250, "chdir": 400}.get(call, 2000) // (4 if THIN else 1)
+    count = rounds({"exec": 250, "argv": 250, "chdir": 400}.get(call, 2000))
     state = lay_out(tmp_path, call)
     before, was = snapshot(), state()
 

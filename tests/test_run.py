@@ -11,7 +11,7 @@ import pytest
 
 import sandlock
 from sandlock import ExitReason, LaunchError, Sandbox, StdioMode, SYSTEM_PATHS
-from support import ROOT, box, clean, eventually, exists, python, requires_abi, requires_root, snapshot
+from support import ROOT, rounds, box, clean, eventually, exists, python, requires_abi, requires_root, snapshot
 
 
 def test_result_of_success_failure_and_signal():
@@ -269,7 +269,7 @@ def test_a_raising_handler_never_leaves_signals_blocked():
 
 def test_300_runs_leave_the_host_as_it_was():
     sandbox, before = box(), snapshot()
-    for i in range(300):
+    for i in range(rounds(300)):
         assert sandbox.run(["true"] if i % 10 else ["sh", "-c", "sleep 100 & exit 0"]).success
         assert i % 50 or clean(before)
     assert clean(before)
