@@ -810,7 +810,7 @@ XATTR_NAME_MAX, XATTR_SIZE_MAX = 255, 65536  # linux/limits.h
 _PAGE = 4096  # or a multiple
 IN_ONLYDIR, IN_DONT_FOLLOW = 0x01000000, 0x02000000
 O_TMPFILE = 0o20000000 | os.O_DIRECTORY
-O_PATH = 0o10000000  # asm-generic/fcntl.h; os.O_PATH is missing where libc's headers lack it
+O_ACCMODE, O_PATH = 0o3, 0o10000000  # asm-generic/fcntl.h; musl counts O_PATH to the one, some libcs lack the other
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 #: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: what a root host's program keeps.
 _KEPT_CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4
@@ -1093,6 +1093,10 @@ def _thread_is_gone(tid):
 
 
 _fork_lock = _thread.allocate_lock()  # held while the host forks, and while a descriptor is made
+# Held while the host forks, and on musl while a program is spawned: its posix_spawn(3) keeps a lock until
+# the exec, for which its fork(2) would wait with Python's lock held, and nobody could answer that exec.
+_spawn_lock = _thread.allocate_lock()
+_IS_MUSL = not hasattr(_libc, "gnu_get_libc_version")
 _host_only = set()  # that must not live on in a forked child: listeners, death pipes
 
 
@@ -1729,11 +1733,11 @@ def _block_open(flags):
     def block(asm, plan):
         label, refused = "open-%d" % flags, "errno:%d" % errno.EACCES
         asm.ld(_arg(flags))
-        asm.and_(os.O_ACCMODE | O_PATH)
-        asm.jeq(os.O_ACCMODE, refused)
+        asm.and_(O_ACCMODE | O_PATH)
+        asm.jeq(O_ACCMODE, refused)
         if plan.truncation:
             asm.ld(_arg(flags))
-            asm.and_(os.O_ACCMODE | O_PATH | os.O_TRUNC)
+            asm.and_(O_ACCMODE | O_PATH | os.O_TRUNC)
             asm.jeq(os.O_TRUNC | os.O_RDONLY, refused)
         asm.goto("notify" if plan.opens else "allow")
     return block
@@ -3499,9 +3503,9 @@ def _on_open(sup, request):
     dirfd, path_at, flags, mode, resolve = _open_arguments(request)
     if flags & os.O_CREAT and flags & os.O_DIRECTORY and not flags & O_PATH:
         return _refuse(errno.EINVAL)  # as from 6.4 on
-    if flags & (os.O_ACCMODE | O_PATH) == os.O_ACCMODE:
+    if flags & (O_ACCMODE | O_PATH) == O_ACCMODE:
         return _refuse(errno.EACCES)  # as _block_open does
-    if flags & os.O_TRUNC and not flags & (os.O_ACCMODE | O_PATH) and 0 < sup.launching.abi < ABI_TRUNCATE:
+    if flags & os.O_TRUNC and not flags & (O_ACCMODE | O_PATH) and 0 < sup.launching.abi < ABI_TRUNCATE:
         return _refuse(errno.EACCES)
     name = _read_path(request, path_at)
     call = _Call(request, "openat", None)
@@ -3551,7 +3555,7 @@ class _Opening(_Path):
         kind, flags, call = stat.S_IFMT(info.st_mode), self.flags, self.call
         self.tell(path, info)
         if not flags & O_PATH:
-            changes = flags & (os.O_ACCMODE | os.O_TRUNC) or self.temporary
+            changes = flags & (O_ACCMODE | os.O_TRUNC) or self.temporary
             call.needs = ("fs_writable" if changes else "fs_readable", call.event["path"]),
         if flags & O_PATH:
             self._path_only(fd, path, kind)
@@ -3561,7 +3565,7 @@ class _Opening(_Path):
             self.fails(errno.EISDIR, path)
         elif kind == stat.S_IFLNK:
             self.fails(errno.ELOOP, path)
-        elif path == getattr(self.sup.hosts, 'path', None) and not flags & os.O_ACCMODE:
+        elif path == getattr(self.sup.hosts, 'path', None) and not flags & O_ACCMODE:
             call.act = self._open_hosts
         elif self.temporary:
             call.wants_status = True
@@ -5941,11 +5945,20 @@ def _forget_all():
     for fd in _host_only:
         os.close(fd)
     _host_only.clear()
+    _after_fork()
+
+
+def _before_fork():
+    _spawn_lock.acquire()
+    _fork_lock.acquire()
+
+
+def _after_fork():
     _fork_lock.release()
+    _spawn_lock.release()
 
 
-os.register_at_fork(before=_fork_lock.acquire, after_in_parent=_fork_lock.release,
-                    after_in_child=_forget_all)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forget_all)
 
 
 @atexit.register
@@ -6997,8 +7010,9 @@ def _spawn(launch, listener, tell):
             return LaunchError("cwd", -failed, launch.policy.cwd)
     worst = None
     for path in launch.candidates:
-        error = _libc.posix_spawn(ctypes.byref(launch.c_pid), os.fsencode(path), launch.actions,
-                                  launch.attributes, launch.c_argv, launch.c_environment)
+        with _spawn_lock if _IS_MUSL else _thread.allocate_lock():
+            error = _libc.posix_spawn(ctypes.byref(launch.c_pid), os.fsencode(path), launch.actions,
+                                      launch.attributes, launch.c_argv, launch.c_environment)
         tell(("spawned", error))
         if not error:
             return None

@@ -25,6 +25,7 @@ PLAIN = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.execut
 
 
 def cli(*words, cwd=None, file=FILE, **options):
+    options.setdefault("env", {name: value for name, value in os.environ.items() if name != "PYTHONPATH"})
     return subprocess.run([sys.executable, file, *map(str, words)], cwd=cwd and str(cwd), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, timeout=100, **options)
 
@@ -95,7 +96,7 @@ def test_every_call_that_landlock_refuses_is_told_with_what_would_allow_it(tmp_p
         told = [row for row in told if row[0] != "truncate"]
     assert told == expected
     # The same calls under what would allow them: nothing is told, and what was used is.
-    wide = Sandbox(cwd=here, fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], net_allow=["127.0.0.1"], net_allow_bind=["*"], explain=True)
+    wide = Sandbox(cwd=here, env={"PYTHONPATH": ""}, fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], net_allow=["127.0.0.1"], net_allow_bind=["*"], explain=True)
     result = wide.run([PLAIN, "-S", "-c", code, here])
     assert [d for d in result.denials if d.field] == [] and result.stdout.count(b"worked") >= 11
     assert {(field, value) for field, value, _ in result.used} >= {("fs_writable", here), ("fs_readable", f("file")), ("fs_writable", f("file"))}
