@@ -237,8 +237,8 @@ def test_an_address_that_flips_is_connected_as_it_was_judged(tmp_path):
         sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[inside])
         hits, fine = map(int, sandbox.run(command, timeout=60).stdout.split())
         assert hits == 0 and fine > 0
-        hits, fine = map(int, subprocess.run(command, stdout=subprocess.PIPE).stdout.split())
-        assert hits > 0  # the control: outside, the flip wins now and then
+        wins = (int(subprocess.run(command, stdout=subprocess.PIPE).stdout.split()[0]) for _ in range(20))
+        assert any(wins)  # the control: outside, the flip wins now and then
 
 
 def test_a_full_backlog_holds_up_only_its_own_task(tmp_path):

@@ -131,6 +131,7 @@ SHORTAGE = """
 def test_whatever_number_of_descriptors_is_left_nothing_is_half_done():
     """From none at all to enough: an error that says so, or it works."""
     out = host(SHORTAGE % ("range(3, 44)", "resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 1024))", "resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))"))
+    assert out[:1].isdigit(), out
     works, errors = out.split(" ", 1)
     assert int(works) >= 5 and "ulimit -n" in errors, out
 
@@ -143,6 +144,7 @@ def test_whatever_number_of_threads_is_left_nothing_is_half_done():
         pytest.skip("no python that another user may run")
     own = "os.setgid(54321); os.setuid(54321)\n"
     out = host(own + textwrap.dedent(SHORTAGE % ("range(1, 10)", "resource.setrlimit(resource.RLIMIT_NPROC, (limit, 1000))", "resource.setrlimit(resource.RLIMIT_NPROC, (1000, 1000))")), python=python)
+    assert out[:1].isdigit(), out
     works, errors = out.split(" ", 1)
     assert int(works) >= 1 and "ulimit -u" in errors, out
 

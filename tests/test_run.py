@@ -136,14 +136,15 @@ def test_a_dropped_process_is_killed_and_reaped():
 
 DAEMON = """
 import os, sys, time
+tell, told = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
-        print(os.getpid()); sys.stdout.flush()
+        print(os.getpid()); sys.stdout.flush(); os.write(told, b"x")
         os.close(0); os.close(1); os.close(2); os.closerange(3, 5000)
         time.sleep(100)
     os._exit(0)
-os.wait()
+os.wait(); os.read(tell, 1)
 if len(sys.argv) > 1: time.sleep(100)
 """
 LEADERLESS = """
