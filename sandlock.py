@@ -688,6 +688,7 @@ _PAGE = 4096  # or a multiple
 IN_ONLYDIR, IN_DONT_FOLLOW = 0x01000000, 0x02000000
 O_TMPFILE = 0o20000000 | os.O_DIRECTORY
 O_PATH = 0o10000000  # asm-generic/fcntl.h; os.O_PATH is missing where libc's headers lack it
+O_ACCMODE = 0o3  # the kernel's; os.O_ACCMODE of musl is O_PATH too
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 #: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: what a root host's program keeps.
 _KEPT_CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4
@@ -1580,11 +1581,11 @@ def _block_open(flags):
     def block(asm, plan):
         label, refused = "open-%d" % flags, "errno:%d" % errno.EACCES
         asm.ld(_arg(flags))
-        asm.and_(os.O_ACCMODE | O_PATH)
-        asm.jeq(os.O_ACCMODE, refused)
+        asm.and_(O_ACCMODE | O_PATH)
+        asm.jeq(O_ACCMODE, refused)
         if plan.truncation:
             asm.ld(_arg(flags))
-            asm.and_(os.O_ACCMODE | O_PATH | os.O_TRUNC)
+            asm.and_(O_ACCMODE | O_PATH | os.O_TRUNC)
             asm.jeq(os.O_TRUNC | os.O_RDONLY, refused)
         asm.goto("notify" if plan.opens else "allow")
     return block
@@ -3329,9 +3330,9 @@ def _on_open(sup, request):
     dirfd, path_at, flags, mode, resolve = _open_arguments(request)
     if flags & os.O_CREAT and flags & os.O_DIRECTORY and not flags & O_PATH:
         return _refuse(errno.EINVAL)  # as from 6.4 on
-    if flags & (os.O_ACCMODE | O_PATH) == os.O_ACCMODE:
+    if flags & (O_ACCMODE | O_PATH) == O_ACCMODE:
         return _refuse(errno.EACCES)  # as _block_open does
-    if flags & os.O_TRUNC and not flags & (os.O_ACCMODE | O_PATH) and 0 < sup.launching.abi < ABI_TRUNCATE:
+    if flags & os.O_TRUNC and not flags & (O_ACCMODE | O_PATH) and 0 < sup.launching.abi < ABI_TRUNCATE:
         return _refuse(errno.EACCES)
     name = _read_path(request, path_at)
     call = _Call(request, "openat", None)
@@ -3388,7 +3389,7 @@ class _Opening(_Path):
             self.fails(errno.EISDIR, path)
         elif kind == stat.S_IFLNK:
             self.fails(errno.ELOOP, path)
-        elif path == getattr(self.sup.hosts, 'path', None) and not flags & os.O_ACCMODE:
+        elif path == getattr(self.sup.hosts, 'path', None) and not flags & O_ACCMODE:
             call.act = self._open_hosts
         elif self.temporary:
             call.wants_status = True
