@@ -971,6 +971,11 @@ def _thread_is_gone(tid):
 
 
 _fork_lock = _thread.allocate_lock()  # held while the host forks, and while a descriptor is made
+_IS_MUSL = not hasattr(_libc, "gnu_get_libc_version")
+#: On musl: held while the host forks, and while a launch pad spawns. There posix_spawn(3) holds a
+#: lock until the exec, and fork(3) waits for it: os.fork with the GIL, so that nobody could answer
+#: what is trapped meanwhile. Taken before _fork_lock.
+_spawn_lock = _thread.allocate_lock()
 _host_only = set()  # that must not live on in a forked child: listeners, death pipes
 
 
@@ -5663,6 +5668,9 @@ def _forget_all():
 
 os.register_at_fork(before=_fork_lock.acquire, after_in_parent=_fork_lock.release,
                     after_in_child=_forget_all)
+if _IS_MUSL:  # what is registered last is done first before the fork
+    os.register_at_fork(before=_spawn_lock.acquire, after_in_parent=_spawn_lock.release,
+                        after_in_child=_spawn_lock.release)
 
 
 @atexit.register
@@ -6700,8 +6708,7 @@ def _spawn(launch, listener, tell):
             return LaunchError("cwd", -failed, launch.policy.cwd)
     worst = None
     for path in launch.candidates:
-        error = _libc.posix_spawn(ctypes.byref(launch.c_pid), os.fsencode(path), launch.actions,
-                                  launch.attributes, launch.c_argv, launch.c_environment)
+        error = _posix_spawn(launch, os.fsencode(path))
         tell(("spawned", error))
         if not error:
             return None
@@ -6710,6 +6717,15 @@ def _spawn(launch, listener, tell):
         if error not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
             break
     return worst
+
+
+def _posix_spawn(launch, path):
+    arguments = (ctypes.byref(launch.c_pid), path, launch.actions, launch.attributes,
+                 launch.c_argv, launch.c_environment)
+    if not _IS_MUSL:
+        return _libc.posix_spawn(*arguments)
+    with _spawn_lock:
+        return _libc.posix_spawn(*arguments)
 
 # ------------------------------------------------------------------------------------------------
 # 15  Sandbox, Process, confine
