@@ -12,7 +12,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
-from support import clean, compiled, eventually, requires_abi, snapshot
+from support import THIN, clean, compiled, eventually, requires_abi, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -184,7 +184,7 @@ def test_a_path_that_flips_never_opens_what_was_denied(tmp_path):
     payload = compiled(FLIP, "-pthread")
     (tmp_path / "a").write_text("public")
     (tmp_path / "b").write_text("secret")
-    command = [payload, str(tmp_path / "a"), str(tmp_path / "b"), "20000"]
+    command = [payload, str(tmp_path / "a"), str(tmp_path / "b"), "2000" if THIN else "20000"]
     fields = dict(fs_readable=SYSTEM_PATHS + (tmp_path, os.path.dirname(payload)), policy_events=["file"])
     for fn in (lambda e, c: e.path == str(tmp_path / "b"), None):
         opened, hits = map(int, Sandbox(policy_fn=fn, **fields).run(command, timeout=100).stdout.split())
@@ -197,8 +197,8 @@ def test_symlinks_that_flip_never_lead_to_what_was_denied(tmp_path):
     (tmp_path / "secret").write_text("secret")
     code = ("import os, sys\nos.symlink('public', 'l1'); os.symlink('secret', 'l2')\npid = os.fork()\n"
             "if pid == 0:\n    while True: os.rename('l1', 'l3'); os.rename('l2', 'l1'); os.rename('l3', 'l2')\n"
-            "got = set()\nfor _ in range(4000):\n    try: got.add(open('l1').read())\n    except OSError: pass\n"
-            "os.kill(pid, 9); os.wait(); print(*sorted(got))")
+            "got = set()\nfor _ in range(%d):\n    try: got.add(open('l1').read())\n    except OSError: pass\n"
+            "os.kill(pid, 9); os.wait(); print(*sorted(got))") % (500 if THIN else 4000)
     fields = dict(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, policy_events=["file"])
     command = [sys.executable, "-S", "-c", code]
     watched = Sandbox(policy_fn=lambda e, c: e.path == str(tmp_path / "secret"), **fields).run(command, timeout=60)
