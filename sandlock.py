@@ -1232,19 +1232,21 @@ def _allow_path(ruleset, path, rights):
 
 
 class _KernelFlags(_Record):
-    _fields = dict(listener=False, waits_killably=False)
+    _fields = dict(listener=False, waits_killably=False, marks_ranges=False)
 
 
 @functools.lru_cache(maxsize=None)
 def _kernel_flags():
-    """What seccomp(2) takes: a flag that it knows gets as far as the missing filter (EFAULT)."""
+    """What seccomp(2) and close_range(2) take: a flag that it knows gets as far as the missing filter (EFAULT)."""
     def known(flags):
         return bool(_NR) and _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, 0) == -errno.EFAULT
 
     return _KernelFlags(
         listener=known(SECCOMP_FILTER_FLAG_NEW_LISTENER),
         waits_killably=known(SECCOMP_FILTER_FLAG_NEW_LISTENER
-                             | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV))
+                             | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV),
+        marks_ranges=bool(_NR) and _raw(  # of no descriptor at all
+            _NR["close_range"], 0xffffffff, 0xffffffff, CLOSE_RANGE_CLOEXEC) != -errno.EINVAL)
 
 
 def kernel_support():
@@ -1262,7 +1264,7 @@ def kernel_support():
         "seccomp: listener": ("Linux 5.9", flags.listener),
         "seccomp: held tasks ignore signals": ("Linux 5.19", flags.waits_killably),
         "pidfd_getfd": ("Linux 5.6, not refused by a container", has("pidfd_getfd", -1, 0, 0)),
-        "close_range": ("Linux 5.11, not refused by a container", has("close_range", -1, 0, 8)),
+        "close_range": ("Linux 5.9, not refused by a container", has("close_range", -1, 0, 8)),
         "ptrace": ("no refusal by a container", has("ptrace", -1, 0, 0, 0)),
         "/proc": ("proc(5) mounted", os.path.exists("/proc/self/task")),
     })
@@ -6398,6 +6400,13 @@ def _hold_dumpable(begin):
             _call("prctl", PR_SET_DUMPABLE, 1)
 
 
+def _possible_descriptors():
+    """Of this process: the numbers that may be open now or later. For kernels before 5.11, where
+    close_range(2) cannot mark a range."""
+    return range(3, max([resource.getrlimit(resource.RLIMIT_NOFILE)[0]]
+                        + [int(fd) + 1 for fd in os.listdir("/proc/self/fd")]))
+
+
 class _Launch:
     """All that a start needs, as data, made by the caller's thread.
 
@@ -6446,6 +6455,7 @@ class _Launch:
         self.filter = _policy_filter(policy.extra_deny_syscalls + binding, policy.extra_allow_syscalls,
                                      _ARCH, self.trapped, (), _datagram_kinds(policy),
                                      self.abi == 0 or self.abi >= ABI_TRUNCATE)
+        self.descriptors = () if _kernel_flags().marks_ranges else _possible_descriptors()
         self.limits = tuple((resource, value) for resource, value in (
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
             (RLIMIT_FSIZE, policy.max_file_size), (RLIMIT_DATA, policy.max_memory)) if value is not None)
@@ -6697,8 +6707,7 @@ def _spawn(launch, listener, tell):
     The thread gets a descriptor table of its own, without the listener: so that when the
     supervisor closes the only one left, whatever is held here fails and ends.
     """
-    failed = (_raw(_NR["close_range"], 3, 0xffffffff, CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC)
-              or _raw(_NR["close"], listener))
+    failed = _own_descriptors(launch) or _raw(_NR["close"], listener)
     if failed:
         return LaunchError("close_range", -failed)
     if launch.unshared_cwd is not None:
@@ -6717,6 +6726,16 @@ def _spawn(launch, listener, tell):
         if error not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
             break
     return worst
+
+
+def _own_descriptors(launch):
+    """A table of this thread alone, from which no exec inherits; 0 or -errno."""
+    if not launch.descriptors:
+        return _raw(_NR["close_range"], 3, 0xffffffff, CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC)
+    failed = _raw(_NR["close_range"], 0x7fffffff, 0xffffffff, CLOSE_RANGE_UNSHARE)  # closes none
+    for fd in launch.descriptors:
+        _raw(_NR["fcntl"], fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)  # EBADF, mostly
+    return failed
 
 
 def _posix_spawn(launch, path):
