@@ -15,6 +15,8 @@ from sandlock import Sandbox, SYSTEM_PATHS
 from support import (ROOT, THIN, answering, box, compiled, eventually, exists, python, requires_abi, requires_root,
                      clean, snapshot, unix_listener)
 
+pytestmark = requires_abi(1)
+
 # From its first instruction on (no libc before it runs, static): every thread of the parent, by
 # signal 0, mem, maps, environ, fd. Exit status: 1 when anything could be reached.
 PROBE = r"""
