@@ -1352,7 +1352,7 @@ def _allow_path(ruleset, path, rights):
 
 
 class _KernelFlags(_Record):
-    _fields = dict(listener=False, waits_killably=False)
+    _fields = dict(listener=False, waits_killably=False, marks_ranges=False)
 
 
 def _has_listener():
@@ -1377,14 +1377,16 @@ def _has_listener():
 
 @functools.lru_cache(maxsize=None)
 def _kernel_flags():
-    """What seccomp(2) takes: a flag that it knows gets as far as the missing filter (EFAULT)."""
+    """What seccomp(2) and close_range(2) take: a flag that it knows gets as far as the missing filter (EFAULT)."""
     def known(flags):
         return bool(_NR) and _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, 0) == -errno.EFAULT
 
     return _KernelFlags(
         listener=known(SECCOMP_FILTER_FLAG_NEW_LISTENER) and not _has_listener(),
         waits_killably=known(SECCOMP_FILTER_FLAG_NEW_LISTENER
-                             | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV))
+                             | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV),
+        marks_ranges=bool(_NR) and _raw(  # of no descriptor at all
+            _NR["close_range"], 0xffffffff, 0xffffffff, CLOSE_RANGE_CLOEXEC) != -errno.EINVAL)
 
 
 def kernel_support():
@@ -6699,6 +6701,13 @@ def _hold_dumpable(begin):
             _call("prctl", PR_SET_DUMPABLE, 1)
 
 
+def _possible_descriptors():
+    """Of this process: the numbers that may be open now or later. For kernels before 5.11, where
+    close_range(2) cannot mark a range."""
+    return range(3, max([resource.getrlimit(resource.RLIMIT_NOFILE)[0]]
+                        + [int(fd) + 1 for fd in os.listdir("/proc/self/fd")]))
+
+
 class _Launch:
     """All that a start needs, as data, made by the caller's thread.
 
@@ -6999,8 +7008,7 @@ def _spawn(launch, listener, tell):
     The thread gets a descriptor table of its own, without the listener: so that when the
     supervisor closes the only one left, whatever is held here fails and ends.
     """
-    failed = (_raw(_NR["close_range"], 3, 0xffffffff, CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC)
-              or _raw(_NR["close"], listener))
+    failed = _own_descriptors(launch) or _raw(_NR["close"], listener)
     if failed:
         return LaunchError("close_range", -failed)
     if launch.unshared_cwd is not None:
@@ -7021,6 +7029,25 @@ def _spawn(launch, listener, tell):
         if error not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
             break
     return worst
+
+
+def _own_descriptors(launch):
+    """A table of this thread alone, from which no exec inherits; 0 or -errno."""
+    if not launch.descriptors:
+        return _raw(_NR["close_range"], 3, 0xffffffff, CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC)
+    failed = _raw(_NR["close_range"], 0x7fffffff, 0xffffffff, CLOSE_RANGE_UNSHARE)  # closes none
+    for fd in launch.descriptors:
+        _raw(_NR["fcntl"], fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)  # EBADF, mostly
+    return failed
+
+
+def _posix_spawn(launch, path):
+    arguments = (ctypes.byref(launch.c_pid), path, launch.actions, launch.attributes,
+                 launch.c_argv, launch.c_environment)
+    if not _IS_MUSL:
+        return _libc.posix_spawn(*arguments)
+    with _spawn_lock:
+        return _libc.posix_spawn(*arguments)
 
 # ------------------------------------------------------------------------------------------------
 # 15  Sandbox, Process, confine

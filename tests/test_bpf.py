@@ -6,7 +6,7 @@ import pytest
 
 import sandlock
 from sandlock import Policy, Sandbox
-from support import box, compiled, interpret
+from support import box, compiled, interpret, requires_abi
 
 ALLOW, NOTIFY, KILL = 0x7fff0000, 0x7fc00000, 0x80000000
 EPERM, ENOSYS, EACCES = (0x50000 | e for e in (errno.EPERM, errno.ENOSYS, errno.EACCES))
@@ -231,6 +231,7 @@ def in_kernel(sandbox, *numbers):
     return int(result.stdout) if result.success else result
 
 
+@requires_abi(1)
 @pytest.mark.parametrize("name", sorted(REFUSED | UNKNOWN))
 def test_refusals_in_the_kernel(name):
     nr = sandlock._NR.get(name)
@@ -251,6 +252,7 @@ int main(void) { long r; puts("before"); fflush(stdout);
     __asm__ volatile("int $0x80" : "=a"(r) : "a"(20)); printf("pid %ld\\n", r); return 0; }"""
 
 
+@requires_abi(1)
 @pytest.mark.skipif(sandlock._ARCH.name != "x86_64", reason="needs x86_64")
 def test_foreign_architecture_kills_and_x32_does_not_exist():
     import subprocess
@@ -263,6 +265,7 @@ def test_foreign_architecture_kills_and_x32_does_not_exist():
     assert in_kernel(sandbox, 512) == errno.ENOSYS
 
 
+@requires_abi(1)
 def test_extra_denied_syscall_in_the_kernel(tmp_path):
     target = str(tmp_path / "d")
     command = ["python3", "-c", "import os; os.mkdir(%r)" % target]

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import sandlock
-from support import eventually, exists, free_port
+from support import eventually, exists, free_port, requires_abi
 
 FILE = os.path.abspath(sandlock.__file__)
 README = os.path.join(os.path.dirname(FILE), "README.md")
@@ -25,6 +25,7 @@ def cli(*words, **options):
                           stderr=subprocess.PIPE, timeout=60, **options)
 
 
+@requires_abi(1)
 def test_the_readmes_main_command():
     with open(README) as f:
         command = re.search(r"python3 sandlock\.py run .*", f.read()).group()
@@ -32,6 +33,7 @@ def test_the_readmes_main_command():
     assert (result.returncode, result.stdout) == (0, b"hello\n")
 
 
+@requires_abi(1)
 @pytest.mark.parametrize("words,status", [
     (["--", "true"], 0), (["--", "sh", "-c", "exit 7"], 7), (["--", "sh", "-c", "kill -TERM $$"], 143),
     (["-t", "0.3", "--", "sleep", "100"], 124), (["--", "no-such-command"], 127), (["--", "/etc/passwd"], 126)])
@@ -54,6 +56,7 @@ def test_a_wrong_flag_or_value_is_one_line_and_125(words, text):
     assert text in result.stderr.decode() and result.stderr.count(b"\n") == 1
 
 
+@requires_abi(1)
 def test_flags_reach_the_policy(tmp_path):
     result = cli("run", "--system", "-w", str(tmp_path), "--cwd", str(tmp_path), "--env", "A=b=c", "--clean-env",
                  "--bind", "1-2", "-P", "5", "--", "sh", "-c", "echo $A > made; pwd; env | wc -l")
@@ -64,6 +67,7 @@ def test_flags_reach_the_policy(tmp_path):
     assert missing.returncode == 0 and b"/nonexist" in missing.stderr
 
 
+@requires_abi(1)
 def test_verbose_says_what_was_denied_and_what_would_allow_it():
     script = "import socket\nfor i in range(3):\n    try: socket.create_connection(('127.0.0.1', 9))\n    except OSError: pass"
     result = cli("run", "--system", "-v", "--", "python3", "-c", script)
@@ -80,6 +84,7 @@ def broken(event, ctx):
 """
 
 
+@requires_abi(1)
 def test_network_memory_and_callback_by_flags(tmp_path):
     connect = "import socket, sys; print(socket.socket().connect_ex(('127.0.0.1', int(sys.argv[1]))))"
     with socket.socket() as server:
@@ -109,6 +114,7 @@ def test_check():
     assert result.returncode == (0 if all(found for _, found in sandlock.kernel_support().values()) else 1) and (result.returncode == 0) == (lines[-1] == "a full policy can be enforced here")
 
 
+@requires_abi(1)
 def test_in_a_pipe_it_is_the_command(tmp_path):
     out = subprocess.run("echo data | %s %s run --system -- cat | cat" % (sys.executable, FILE), shell=True,
                          stdout=subprocess.PIPE).stdout
@@ -118,6 +124,7 @@ def test_in_a_pipe_it_is_the_command(tmp_path):
     assert out == b"y\n"
 
 
+@requires_abi(1)
 def test_a_terminated_command_line_takes_its_program_along():
     process = subprocess.Popen([sys.executable, FILE, "run", "--system", "--", "sh", "-c", "echo $$; exec sleep 100"],
                                stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
@@ -160,6 +167,7 @@ class Terminal:
         os.close(self.fd)
 
 
+@requires_abi(1)
 @pytest.mark.skipif(not shutil.which("bash"), reason="not installed: bash")
 def test_job_control_on_a_terminal():
     terminal = Terminal()

@@ -9,6 +9,7 @@ from sandlock import Policy, Sandbox, SYSTEM_PATHS, UnsupportedError
 from support import box, free_port, python, requires_abi
 
 
+@requires_abi(1)
 def test_reads_and_writes_only_where_granted(tmp_path):
     inside, outside = tmp_path / "in", tmp_path / "out"
     for folder in (inside, outside):
@@ -25,6 +26,7 @@ def test_reads_and_writes_only_where_granted(tmp_path):
     assert os.listdir(outside) == ["file"] and (outside / "file").read_text() == "secret"
 
 
+@requires_abi(1)
 def test_readable_is_not_writable_and_not_truncatable(tmp_path):
     (tmp_path / "f").write_text("secret")
     sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (str(tmp_path),))
@@ -34,6 +36,7 @@ def test_readable_is_not_writable_and_not_truncatable(tmp_path):
     assert box(tmp_path).run(python(code, str(tmp_path / "f"))).stdout == b"done\ndone\n"
 
 
+@requires_abi(1)
 def test_a_grant_on_a_regular_file_is_that_file(tmp_path):
     (tmp_path / "a").write_text("A")
     (tmp_path / "b").write_text("B")
@@ -43,6 +46,7 @@ def test_a_grant_on_a_regular_file_is_that_file(tmp_path):
     assert sandbox.run(["cat", str(tmp_path / "b")]).exit_code == 1
 
 
+@requires_abi(1)
 def test_a_missing_path_is_reported_and_voids_nothing(tmp_path):
     gone = str(tmp_path / "gone")
     result = Sandbox(fs_readable=(gone,) + SYSTEM_PATHS, fs_writable=[tmp_path]).run(
@@ -50,6 +54,7 @@ def test_a_missing_path_is_reported_and_voids_nothing(tmp_path):
     assert result.success and result.missing_paths == (gone,) and (tmp_path / "made").exists()
 
 
+@requires_abi(1)
 def test_devices_that_reach_nothing_are_free():
     script = "echo x > /dev/null; head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c"
     result = box().run(["sh", "-c", script])
@@ -86,11 +91,13 @@ u = socket.socket(socket.AF_UNIX); u.bind("\\0" + "sandlock-test-listen"); u.lis
 """
 
 
+@requires_abi(1)
 def test_listening_without_bind_is_a_bind():
     assert box().run(python(LISTEN)).stdout == b"refused\nunix\n"
     assert box(net_allow_bind=["*"]).run(python(LISTEN)).stdout == b"listens True\nunix\n"
 
 
+@requires_abi(1)
 def test_connecting_is_refused_and_recorded():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

@@ -63,3 +63,21 @@ def test_nobody_hides_from_the_end(tmp_path, monkeypatch):
     finally:
         process.kill()
         process.wait()
+
+
+@requires_abi(1)
+def test_no_descriptor_is_inherited_where_a_range_cannot_be_marked(monkeypatch):
+    """Before 5.11; the control is that the host's own child has it."""
+    from support import box
+    found = sandlock._kernel_flags()
+    flags = {name: getattr(found, name) for name in found._fields}
+    monkeypatch.setattr(sandlock, "_kernel_flags", lambda: sandlock._KernelFlags(**dict(flags, marks_ranges=False)))
+    fd = os.open("/etc/passwd", os.O_RDONLY)
+    try:
+        os.set_inheritable(fd, True)
+        command = ["readlink", "/proc/self/fd/%d" % fd]
+        assert subprocess.run(command, stdout=subprocess.PIPE, close_fds=False).stdout == b"/etc/passwd\n"
+        assert box().run(command).exit_code == 1
+        assert fd in [int(word) for word in os.listdir("/proc/self/fd")]  # of the host nothing was closed
+    finally:
+        os.close(fd)

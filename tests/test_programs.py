@@ -8,7 +8,9 @@ import time
 import pytest
 
 from sandlock import Sandbox, StdioMode, SYSTEM_PATHS
-from support import box, compiled, eventually, free_port, requires_program
+from support import box, compiled, eventually, free_port, requires_abi, requires_program
+
+pytestmark = requires_abi(1)
 
 
 @pytest.fixture(autouse=True, params=["alone", "watched"])

@@ -13,6 +13,8 @@ import sandlock
 from sandlock import ExitReason, LaunchError, Sandbox, StdioMode, SYSTEM_PATHS
 from support import ROOT, rounds, box, clean, eventually, exists, python, requires_abi, requires_root, snapshot
 
+pytestmark = requires_abi(1)
+
 
 def test_result_of_success_failure_and_signal():
     ok = box().run(["sh", "-c", "echo out; echo err >&2"])
