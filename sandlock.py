@@ -6758,6 +6758,7 @@ class _Launch:
                                      _ARCH, self.trapped, (), _datagram_kinds(policy),
                                      self.abi == 0 or self.abi >= ABI_TRUNCATE) if self.supervised else (
             _static_filter(policy, binding))
+        self.descriptors = () if _kernel_flags().marks_ranges else _possible_descriptors()
         self.limits = tuple((resource, value) for resource, value in (
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
             (RLIMIT_FSIZE, policy.max_file_size), (RLIMIT_DATA, policy.max_memory)) if value is not None)
@@ -7018,9 +7019,7 @@ def _spawn(launch, listener, tell):
             return LaunchError("cwd", -failed, launch.policy.cwd)
     worst = None
     for path in launch.candidates:
-        with _spawn_lock if _IS_MUSL else _thread.allocate_lock():
-            error = _libc.posix_spawn(ctypes.byref(launch.c_pid), os.fsencode(path), launch.actions,
-                                      launch.attributes, launch.c_argv, launch.c_environment)
+        error = _posix_spawn(launch, os.fsencode(path))
         tell(("spawned", error))
         if not error:
             return None

@@ -14,7 +14,7 @@ import pytest
 import sandlock
 from sandlock import (ExitReason, LivePolicy, Policy, PolicyError, PolicyFnError, Sandbox, SyscallCategory,
                       SyscallEvent, SYSTEM_PATHS, UnsupportedError, Verdict)
-from support import THIN, box, clean, compiled, eventually, free_port, requires_abi, requires_program, snapshot
+from support import box, clean, compiled, eventually, free_port, requires_abi, requires_program, snapshot, rounds
 
 pytestmark = requires_abi(1)
 
@@ -270,7 +270,7 @@ def test_64_tasks_wait_at_once():
 
 
 def test_10000_events_none_lost_and_in_order():
-    seen, each = Recorder(), 250 if THIN else 2500
+    seen, each = Recorder(), rounds(2500)
     code = ("import os, sys\nfor w in range(4):\n    if os.fork() == 0:\n        for i in range(int(sys.argv[1])):\n"
             "            try: os.open('/etc/w%d-%d' % (w, i), os.O_RDONLY)\n            except OSError: pass\n        os._exit(0)\n"
             "[os.wait() for _ in range(4)]")
@@ -627,14 +627,14 @@ def test_a_swapped_path_or_argument_never_runs():
         if event.syscall == "execve" and (event.path_contains("echo") or event.argv_contains("evil")):
             return True
     fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),))
-    result = Sandbox(policy_fn=judge, policy_events=["process"], **fields).run([payload, "100" if THIN else "400"], timeout=100)
+    result = Sandbox(policy_fn=judge, policy_events=["process"], **fields).run([payload, str(rounds(400))], timeout=100)
     assert result.success and result.stdout == b"" and result.error is None, result
-    control = Sandbox(**fields).run([payload, "100" if THIN else "400"], timeout=100)
+    control = Sandbox(**fields).run([payload, str(rounds(400))], timeout=100)
     assert b"evil" in control.stdout
 
 
 def test_1000_execs_in_a_row():
-    seen, count = Recorder(), 200 if THIN else 1000
+    seen, count = Recorder(), rounds(1000)
     code = "i=0; while [ $i -lt %d ]; do /bin/true || echo failed; i=$((i+1)); done; echo done" % count
     result = watched(seen, ["execve"]).run(["sh", "-c", code], timeout=60)
     assert result.stdout == b"done\n" and len(seen) == count and not result.policy_errors

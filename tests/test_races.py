@@ -204,7 +204,7 @@ def test_addresses_that_flip(call, peer, monkeypatch):
         thread.start()
         try:
             fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), net_allow=["127.0.0.1"], policy_fn=lambda e, c: e.port == ports[1], policy_events=["network"])
-            command = [payload, peer, call, "500" if THIN else "2000"] + [str(p) for p in ports]
+            command = [payload, peer, call, str(rounds(2000))] + [str(p) for p in ports]
             through, hits = map(int, Sandbox(**fields).run(command, timeout=100).stdout.split())
             bad.settimeout(0.05)
             with pytest.raises(OSError):
