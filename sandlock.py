@@ -34,7 +34,7 @@ a forked child: a short-lived thread, the launch pad, confines itself and calls 
 What was judged by a pointer is not left to the kernel to read again: the *broker*, a thread inside
 the sandbox's own Landlock domain, does it from a copy, on a copy of the descriptor or on the very
 object that a path was looked up to. (What it cannot do, exec and chdir, is checked when it is
-done, before the program goes on.) Calls that may block go to its workers; whatever has to look into
+done, or each time it is used.) Calls that may block go to its workers; whatever has to look into
 /proc goes to the *supervisor*'s thread, which is not confined; the callback has a thread of its own.
 
 Sections: 1 this text - 2 errors - 3 policy and public values - 4 kernel ABI - 5 syscall table -
@@ -3773,6 +3773,12 @@ def _link_to(fd):
     return b"/proc/self/fd/%d" % fd
 
 
+def _do_chdir(path, fd, flags):
+    """The one that the kernel does itself: it would change the host's directory if it were done on
+    behalf. Wherever it leads, each relative path is judged by where that is by then."""
+    return None
+
+
 def _do_truncate(path, fd, flags, size):
     """The limit on file sizes is the task's, and so is the signal; setrlimit(2)."""
     if os.fstat(fd).st_size < size and size > path.call.size_limit:
@@ -3946,7 +3952,7 @@ _LOOKED_AT = {
     "llistxattr": ("getxattr", _look_xattrs, "p0 1 2 F100"),
 }
 _DONE_TO_IT = {
-    "chdir": ("chdir", None, "p0"),  # the kernel does it: see _ChangeOfDirectory
+    "chdir": ("chdir", _do_chdir, "p0"),
     "truncate": ("truncate", _do_truncate, "p0 l1"),
     "chmod": ("fchmodat", _do_chmod, "p0 1"),
     "fchmodat": ("fchmodat", _do_chmod, "d0 p1 2"),
@@ -4079,8 +4085,8 @@ def _prepare_do(path, row, flags, rest):
     if fd is None:
         return
     call.act = lambda: _reply(row.act(path, fd, flags, *rest))
-    if row.act is None:  # chdir
-        _ChangeOfDirectory(path.sup, call).prepare(os.fstat(fd))
+    if row.act is _do_chdir:
+        call.act, call.where = (lambda: _CONTINUE), _ANYWHERE
     elif row.act is _do_truncate:  # may wait for whoever has a lease on the file
         call.where, call.wants_status = _WORKER, True
         call.failed = not path.sup.may_write(call.event["path"])
@@ -4146,111 +4152,7 @@ def _on_unmediated(sup, request):
     return _refuse(next(error for name, (_, error) in _UNMEDIATED.items() if _NR[name] == request.nr))
 
 
-# -- exec and chdir: done by the kernel, and verified --------------------------------------------
-
-class _Traced:
-    """A call that cannot be done on behalf: the kernel reads its memory again when it continues. So
-    the task is traced, stopped when the call has been made, and what became of it compared with
-    what was approved. Anything else is killed before its next instruction."""
-    PATIENCE_S = 10.0
-
-    def __init__(self, sup, call):
-        self.sup, self.call, self.request = sup, call, call.request
-        call.act, call.where = self._continue, _ANYWHERE
-
-    def _numbers(self):
-        """Of the tasks that may stop."""
-        return (self.request.tid,)
-
-    def _is_as_approved(self, event):
-        """Of a task that has stopped, at a PTRACE_EVENT or 0."""
-        raise NotImplementedError
-
-    def _continue(self):
-        """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
-        request, numbers = self.request, self._numbers()
-        try:
-            _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC)
-        except OSError as e:  # of a task whose memory others may write nothing can be promised
-            self.sup.deny(self.call, "ptrace is refused here: %s" % e, None)
-            return _refuse(errno.EPERM)
-        # From here on it has to be let go of, whoever it is: also if the task has died meanwhile.
-        waits_killably = self.sup.launching.waits_killably
-        if waits_killably:
-            _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
-        self.sup.listener.reply(request, _CONTINUE)
-        if not waits_killably:  # where it would end the waiting, before the call is made
-            _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
-        self._verify(numbers)
-        return _ANSWERED
-
-    def _verify(self, numbers):
-        """Waits for the stop, at the committed exec or where the call has returned, and lets go.
-
-        Asked of the kernel by trying, not by wait(2): another thread of the host may wait for every
-        child. A signal may come first where the call has returned: it is handed on."""
-        info, pause = ctypes.create_string_buffer(128), 0
-        deadline = time.monotonic() + self.PATIENCE_S
-        while True:
-            if time.monotonic() > deadline:
-                self.sup.fault("%s of %s: it does not stop; killed" % (
-                    self.call.family, self.call.event["path"]))
-                _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
-                deadline += 3600
-            for number in numbers:
-                if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) < 0:
-                    continue
-                signum, _, code = struct.unpack_from("=3i", info)
-                if not self._is_as_approved(code >> 8):
-                    self.sup.fault("%s of %s: what the kernel did is not what was approved; killed" % (
-                        self.call.family, self.call.event["path"]))
-                    _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
-                    break  # it dies as ours, and is waited for below
-                if _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, 0 if code >> 8 else signum) >= 0:
-                    return  # else it was killed just now, and is waited for below
-            if all(self._is_over(number) for number in numbers):
-                return
-            time.sleep(pause)
-            pause = min(pause + 2e-6, 1e-3)
-
-    def _is_over(self, number):
-        """Died while it was traced: then it is ours to be waited for, before its own parent can.
-        Where a thread has taken the number of its process, the kernel wants that stop waited for
-        before it answers by that number."""
-        try:
-            if number == self.sup.pid:  # our own child: its status is for the Result
-                os.waitid(os.P_PID, number, os.WSTOPPED | os.WNOHANG | WALL)
-                return _is_readable(self.sup.pidfd)
-            found = os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | WALL)
-            return found is not None and found.si_code != CLD_TRAPPED  # stops are always told
-        except ChildProcessError:
-            return True
-
-
-class _ChangeOfDirectory(_Traced):
-    """chdir(2): on behalf, it would change the directory of the host."""
-
-    def prepare(self, info):
-        if self.sup.asks("chdir") or self.sup.context.denies():
-            self.call.silent = not self.sup.asks("chdir")
-            self._allowed = {(info.st_dev, info.st_ino)}
-        else:
-            self.call.act = lambda: _CONTINUE
-
-    def _directory(self):
-        info = os.stat("/proc/%d/cwd" % self.request.tid)
-        return info.st_dev, info.st_ino
-
-    def _numbers(self):
-        self._allowed.add(self._directory())  # where it stays if it may not enter the other
-        return super()._numbers()
-
-    def _is_as_approved(self, event):
-        try:
-            return self._directory() in self._allowed
-        except OSError:
-            return False
-
+# -- exec ----------------------------------------------------------------------------------------
 
 def _on_exec(sup, request):
     """Landlock decides what may be executed. Where the callback is asked, what it was asked about
@@ -4269,15 +4171,19 @@ def _on_exec(sup, request):
     return _Exec(sup, request).resolve()
 
 
-class _Exec(_Traced):
-    """execve(2): what is approved is the program's file, those that it is loaded with, and the
-    command line."""
+class _Exec:
+    """execve(2) cannot be done on behalf: the kernel reads path and argv again when it continues.
+    So the task is traced, stopped when the exec is committed, and what became of it compared with
+    what was approved: the program's file, those that it is loaded with, and the command line.
+    Anything else is killed before its first instruction."""
     MAX_INTERPRETERS = 5  # fs/exec.c
+    PATIENCE_S = 10.0
     ARGV_LIMIT = 8 << 20  # bytes, more than the kernel takes; its own answer then is E2BIG
     WORDS_LIMIT = 1 << 17
 
     def __init__(self, sup, request, silent=False):
-        super().__init__(sup, _Call(request, "execve", None))
+        self.sup, self.request = sup, request
+        self.call = _Call(request, "execve", self._continue, where=_ANYWHERE)
         self.call.silent = silent
 
     def resolve(self):
@@ -4392,6 +4298,66 @@ class _Exec(_Traced):
             return _script_words(os.pread(opened, 256, 0)), _elf_interpreter(opened), True
         finally:
             os.close(opened)
+
+    def _continue(self):
+        """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
+        request, numbers = self.request, self._numbers()
+        try:
+            _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC)
+        except OSError as e:  # of a task whose memory others may write nothing can be promised
+            self.sup.deny(self.call, "ptrace is refused here: %s" % e, None)
+            return _refuse(errno.EPERM)
+        # From here on it has to be let go of, whoever it is: also if the task has died meanwhile.
+        waits_killably = self.sup.launching.waits_killably
+        if waits_killably:
+            _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
+        self.sup.listener.reply(request, _CONTINUE)
+        if not waits_killably:  # where it would end the waiting, before the call is made
+            _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
+        self._verify(numbers)
+        return _ANSWERED
+
+    def _verify(self, numbers):
+        """Waits for the stop, at the committed exec or where the call has returned, and lets go.
+
+        Asked of the kernel by trying, not by wait(2): another thread of the host may wait for every
+        child. A signal may come first where the call has returned: it is handed on."""
+        info, pause = ctypes.create_string_buffer(128), 0
+        deadline = time.monotonic() + self.PATIENCE_S
+        while True:
+            if time.monotonic() > deadline:
+                self.sup.fault("%s of %s: it does not stop; killed" % (
+                    self.call.family, self.call.event["path"]))
+                _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
+                deadline += 3600
+            for number in numbers:
+                if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) < 0:
+                    continue
+                signum, _, code = struct.unpack_from("=3i", info)
+                if not self._is_as_approved(code >> 8):
+                    self.sup.fault("%s of %s: what the kernel did is not what was approved; killed" % (
+                        self.call.family, self.call.event["path"]))
+                    _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
+                    break  # it dies as ours, and is waited for below
+                if _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, 0 if code >> 8 else signum) >= 0:
+                    return  # else it was killed just now, and is waited for below
+            if all(self._is_over(number) for number in numbers):
+                return
+            time.sleep(pause)
+            pause = min(pause + 2e-6, 1e-3)
+
+    def _is_over(self, number):
+        """Died while it was traced: then it is ours to be waited for, before its own parent can.
+        Where a thread has taken the number of its process, the kernel wants that stop waited for
+        before it answers by that number."""
+        try:
+            if number == self.sup.pid:  # our own child: its status is for the Result
+                os.waitid(os.P_PID, number, os.WSTOPPED | os.WNOHANG | WALL)
+                return _is_readable(self.sup.pidfd)
+            found = os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | WALL)
+            return found is not None and found.si_code != CLD_TRAPPED  # stops are always told
+        except ChildProcessError:
+            return True
 
     def _numbers(self):
         """A thread that executes takes the number of its process."""

@@ -81,21 +81,22 @@ def compiled(source, *flags):
     """Path of a compiled C payload, world-readable; skips the test where there is no compiler.
     SANDLOCK_TEST_PAYLOADS names a folder that keeps static ones, for machines without a compiler."""
     kept = os.environ.get("SANDLOCK_TEST_PAYLOADS")
-    name = hashlib.sha256("\0".join((source,) + flags).encode()).hexdigest()[:20]
-    if kept and os.path.exists(os.path.join(kept, name, "payload")):
-        return os.path.join(kept, name, "payload")
-    if not shutil.which("gcc"):
+    kept = kept and os.path.join(kept, hashlib.sha256("\0".join((source,) + flags).encode()).hexdigest()[:20])
+    if not shutil.which("gcc") and not (kept and os.path.exists(kept)):
         pytest.skip("not installed: gcc")
-    folder = os.path.join(kept, name) if kept else tempfile.mkdtemp(prefix="sandlock-payload-")
-    os.makedirs(folder, exist_ok=True)
-    if not kept:
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix="sandlock-payload-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chmod(folder, 0o755)
     file, out = os.path.join(folder, "payload.c"), os.path.join(folder, "payload")
+    if kept and os.path.exists(kept):
+        shutil.copy(kept, out)
+        return out
     with open(file, "w") as f:
         f.write(source)
     linked = any(flag.startswith(("-Wl", "-static", "-nostdlib")) for flag in flags)
     subprocess.run(["gcc", "-O1", "-w", "-o", out, file] + list(flags) + ["-static"] * (bool(kept) and not linked), check=True)
+    if kept:
+        shutil.copy(out, kept)
     return out
 
 
