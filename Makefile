@@ -16,11 +16,12 @@ check:
 test: $(VENV)
 	$(RUN) -m pytest -q -ra -p no:cacheprovider tests $(ARGS)
 
-# Every CPython from 3.8 on that pyenv or the system has.
+# Every CPython from 3.8 on that pyenv or the system has; by root, as an ordinary user too.
 test-all:
 	set -e; for py in $(wildcard $(HOME)/.pyenv/versions/3.[89]*/bin/python3 \
 	  $(HOME)/.pyenv/versions/3.1[0-9]*/bin/python3) /usr/bin/python3; do \
-	  echo "== $$py"; $(MAKE) test PYTHON=$$py; done
+	  echo "== $$py"; $(MAKE) test PYTHON=$$py; \
+	  [ $$(id -u) != 0 ] || { echo "== $$py as a user"; tests/as_user.sh $$py $(ARGS); }; done
 
 bench:
 	$(PYTHON) tests/bench.py $(ARGS)

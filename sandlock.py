@@ -202,10 +202,12 @@ class _Record:
         return hash(tuple(frozenset(v.items()) if isinstance(v, types.MappingProxyType) else v
                           for v in self._values()))
 
+    def _changed(self):
+        """The fields that differ from their defaults, with their values."""
+        return {name: value for name, value in zip(self._fields, self._values()) if value != self._fields[name]}
+
     def __repr__(self):
-        changed = ("%s=%r" % (name, value) for (name, default), value
-                   in zip(self._fields.items(), self._values()) if value != default)
-        return "%s(%s)" % (type(self).__name__, ", ".join(changed))
+        return "%s(%s)" % (type(self).__name__, ", ".join("%s=%r" % row for row in self._changed().items()))
 
 
 class SyscallEvent(_Record):
@@ -595,8 +597,7 @@ class Policy(_Record):
         import json
         if self.policy_fn is not None:
             raise PolicyError("policy_fn", self.policy_fn, "a callback cannot be written to a file")
-        values = {name: dict(value) if name == "env" else value for (name, default), value
-                  in zip(self._fields.items(), self._values()) if value != default}
+        values = {name: dict(value) if name == "env" else value for name, value in self._changed().items()}
         aside = "%s.%d.new" % (path, os.getpid())
         try:
             with open(aside, "x", encoding="utf-8") as file:
@@ -624,8 +625,7 @@ class Policy(_Record):
         return _fold(used)[2]
 
     def __reduce__(self):
-        values = {n: v for n, v in zip(self._fields, self._values()) if v != self._fields[n]}
-        return functools.partial(Policy, **{**values, "env": dict(self.env)}), ()
+        return functools.partial(Policy, **{**self._changed(), "env": dict(self.env)}), ()
 
 
 def _system_paths():
@@ -664,7 +664,10 @@ def _fold(used):
             else:
                 left_out.add(value)
     readable = {_named_anew(value) for field, value, _ in used if field == "fs_readable"}
-    left_out |= {path for path in readable if too_much(path)}
+    # What was a file or a directory, and leads elsewhere by now, would grant what it leads to.
+    left_out |= {path for path in readable | writable if too_much(path) or os.path.realpath(path) != path
+                 and os.path.lexists(path)}
+    writable -= left_out
     writable = _outermost(writable)
     readable = {path for path in _outermost(readable - left_out, writable) if os.path.lexists(path)}
     for depth in range(max((path.count("/") for path in readable), default=0), 2, -1):
@@ -696,8 +699,14 @@ def _named_anew(path):
 def _outermost(paths, others=()):
     """Without those beneath another one, and what every policy allows."""
     tops = {*paths, *others}
-    return {path for path in paths if path not in _FREE_DEVICES and path not in others and not any(
-        path != top and _is_beneath(path, top) for top in tops)}
+
+    def is_covered(path):
+        while path != "/":
+            path = os.path.dirname(path)
+            if path in tops:
+                return True
+        return False
+    return {path for path in paths if path not in _FREE_DEVICES and path not in others and not is_covered(path)}
 
 
 #: Readable and writable under every policy, since they reach nothing.
@@ -1009,6 +1018,14 @@ def _address(structure):
     return ctypes.addressof(structure)
 
 
+def _sock_fprog(program):
+    """struct sock_fprog of a filter in bytes, which it keeps."""
+    code = ctypes.create_string_buffer(program, len(program))
+    fprog = sock_fprog(len(program) // ctypes.sizeof(sock_filter), _address(code))
+    fprog.kept = code
+    return fprog
+
+
 def _pidfd_open(pid):
     return _call("pidfd_open", pid, 0)  # 5.3; always close-on-exec
 
@@ -1017,10 +1034,16 @@ def _pidfd_send_signal(pidfd, signum):
     _call("pidfd_send_signal", pidfd, signum, 0, 0)  # 5.1
 
 
-def _with_capabilities(bits, function):
-    """Runs a function on this thread with those of its permitted capabilities in effect; capset(2)."""
+def _capabilities():
+    """-> (header, data) of this thread for capset(2): effective, permitted, inheritable; twice 32 bits."""
     header, data = (_u32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0), (_u32 * 6)()
     _call("capget", _address(header), _address(data))
+    return header, data
+
+
+def _with_capabilities(bits, function):
+    """Runs a function on this thread with those of its permitted capabilities in effect; capset(2)."""
+    header, data = _capabilities()
     before, data[0] = data[0], data[1] & bits
     _call("capset", _address(header), _address(data))
     try:
@@ -1092,6 +1115,14 @@ def _thread_is_gone(tid):
     return _raw(_NR["tgkill"], os.getpid(), tid, 0) == -errno.ESRCH
 
 
+def _is_free(lock, timeout_s):
+    """Whether nobody holds a lock, or gives it back in time."""
+    free = lock.acquire(timeout=timeout_s)
+    if free:
+        lock.release()
+    return free
+
+
 _fork_lock = _thread.allocate_lock()  # held while the host forks, and while a descriptor is made
 # Held while the host forks, and on musl while a program is spawned: its posix_spawn(3) keeps a lock until
 # the exec, for which its fork(2) would wait with Python's lock held, and nobody could answer that exec.
@@ -1133,7 +1164,7 @@ def _read_memory(tid, address, size):
     """
     buffer = ctypes.create_string_buffer(size)
     got = _slow(_NR["process_vm_readv"], tid, _IOVEC.pack(_address(buffer), size), 1,
-               _IOVEC.pack(address, size), 1, _ZERO)
+                _IOVEC.pack(address, size), 1, _ZERO)
     return buffer.raw[:_result(got, "memory")]
 
 
@@ -1228,12 +1259,10 @@ _FS_ON_FILES = "EXECUTE READ_FILE WRITE_FILE TRUNCATE IOCTL_DEV RESOLVE_UNIX"  #
 _FS_DEVICE = "READ_FILE WRITE_FILE TRUNCATE IOCTL_DEV"
 
 ABI_TRUNCATE, ABI_TCP, ABI_SCOPED = 3, 4, 6
-_PROTECTIONS = (  # what Landlock lacks below an ABI: (name for Result.unenforced, ABI, kernel)
-    ("files", 1, "5.13"),
-    ("truncation of files that are not writable", 3, "6.2"),
-    ("TCP ports", 4, "6.7"),
-    ("signals and abstract Unix sockets to the outside", 6, "6.12"),
-)
+#: What Landlock lacks below an ABI: (name for Result.unenforced, ABI, kernel).
+_PROTECTIONS = tuple((name, abi, _ABIS[abi - 1].kernel) for name, abi in (
+    ("files", 1), ("truncation of files that are not writable", ABI_TRUNCATE), ("TCP ports", ABI_TCP),
+    ("signals and abstract Unix sockets to the outside", ABI_SCOPED)))
 
 
 def landlock_abi_version():
@@ -1305,9 +1334,9 @@ def _inner_ruleset(abi):
     try:
         if refer:
             _allow_path(ruleset, "/", refer)
-    except OSError as e:
+    except BaseException:
         os.close(ruleset)
-        raise LaunchError("landlock_add_rule", e.errno, "/") from e
+        raise
     return ruleset
 
 
@@ -1319,33 +1348,32 @@ def _landlock_ruleset(policy, abi):
         missing = [p for p, rights in rules.paths if not _allow_path(ruleset, p, rights)]
         for (first, last), rights in rules.ports:
             for port in range(first, last + 1):
-                rule = landlock_net_port_attr(rights, port)
-                _call("landlock_add_rule", ruleset, LANDLOCK_RULE_NET_PORT, _address(rule), 0)
-    except OSError as e:
-        os.close(ruleset)
-        raise LaunchError("landlock_add_rule", e.errno, e.filename) from e
+                _add_rule(ruleset, LANDLOCK_RULE_NET_PORT, landlock_net_port_attr(rights, port))
     except BaseException:
         os.close(ruleset)
         raise
     return ruleset, tuple(p for p in missing if p not in _FREE_DEVICES)
 
 
+def _add_rule(ruleset, kind, rule, path=None):
+    try:
+        _call("landlock_add_rule", ruleset, kind, _address(rule), 0)
+    except OSError as e:
+        raise LaunchError("landlock_add_rule", e.errno, path) from e
+
+
 def _allow_path(ruleset, path, rights):
-    """Adds one rule; False if the path does not exist (then it grants nothing)."""
+    """Adds one rule; False if the path does not exist (then it grants nothing). Raises LaunchError."""
     try:
         fd = os.open(path, O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as e:
-        raise OSError(e.errno, e.strerror, path) from None
+        raise LaunchError("landlock_add_rule", e.errno, path) from e
     try:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             rights &= _bits("fs", _FS_ON_FILES)
-        rule = landlock_path_beneath_attr(rights, fd)
-        try:
-            _call("landlock_add_rule", ruleset, LANDLOCK_RULE_PATH_BENEATH, _address(rule), 0)
-        except OSError as e:
-            raise OSError(e.errno, e.strerror, path) from None
+        _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, landlock_path_beneath_attr(rights, fd), path)
         return True
     finally:
         os.close(fd)
@@ -1360,8 +1388,7 @@ def _has_listener():
     a thread that ends at once. Only where there are filters at all; proc_pid_status(5)."""
     if _task_status(os.getpid()).get("Seccomp") != "2":
         return False
-    program = ctypes.create_string_buffer(bytes(sock_filter(BPF_RET_K, 0, 0, SECCOMP_RET_ALLOW)), 8)
-    fprog = sock_fprog(1, _address(program))
+    fprog = _sock_fprog(bytes(sock_filter(BPF_RET_K, 0, 0, SECCOMP_RET_ALLOW)))
     outcome = queue.SimpleQueue()
 
     def attempt():
@@ -1434,21 +1461,20 @@ def _require_enforceable(policy, abi, supervised=True):
     """The protections that best_effort leaves out; UnsupportedError without it."""
     if _ARCH is None:
         raise UnsupportedError("architecture", " or ".join(_ARCHITECTURES), os.uname().machine)
+    lost, release = _lost_protections(abi, supervised), os.uname().release
     if not _kernel_flags().listener:
-        if not policy.best_effort:
-            raise UnsupportedError("seccomp listener", "Linux 5.9, and no sandbox around this process that has "
-                                   "or refuses one; or best_effort", os.uname().release)
-        return _lost_protections(abi, supervised=False) + (_SUPERVISION,)
-    if _proc_hides_processes() and os.geteuid() != 0:
-        if not policy.best_effort:
-            raise UnsupportedError(_FINDING, "/proc without hidepid, root, or best_effort",
-                                   "/proc mounted with hidepid")
-        return _lost_protections(abi, supervised) + (_FINDING,)
-    lost = _lost_protections(abi, supervised)
-    if lost and not policy.best_effort:
+        lost = _lost_protections(abi, supervised=False) + (_SUPERVISION,)
+        why = ("seccomp listener", "Linux 5.9, and no sandbox around this process that has or refuses one; "
+               "or best_effort", release)
+    elif _proc_hides_processes() and os.geteuid() != 0:
+        lost += (_FINDING,)
+        why = _FINDING, "/proc without hidepid, root, or best_effort", "/proc mounted with hidepid"
+    elif lost:
         name, needed, kernel = next(row for row in _PROTECTIONS if row[0] == lost[0])
-        raise UnsupportedError(name, "Landlock ABI %d (Linux %s), or best_effort" % (needed, kernel),
-                               "ABI %d (Linux %s)" % (abi, os.uname().release))
+        why = (name, "Landlock ABI %d (Linux %s), or best_effort" % (needed, kernel),
+               "ABI %d (Linux %s)" % (abi, release))
+    if lost and not policy.best_effort:
+        raise UnsupportedError(*why)
     return lost
 
 
@@ -1560,6 +1586,13 @@ class _FilterPlan(_Record):
 # Argument blocks: what a syscall's registers must be. Each ends in a jump. "notify" and "fork" are
 # where the supervisor judges; under confine() "notify" is refused and "fork" allowed.
 
+def _unless_zero(asm, index, label):
+    """Jumps unless all 64 bits of an argument are zero."""
+    for half in (0, 4):
+        asm.ld(_arg(index) + half)
+        asm.jset(0xffffffff, label)
+
+
 def _block_clone(asm, plan):
     """Namespaces never; CLONE_PARENT never, or the tree could not be told; threads are free."""
     asm.ld(_arg(0))
@@ -1619,32 +1652,27 @@ def _block_values(index, values, then="allow", otherwise="eperm"):
     return block
 
 
-def _block_bits(index, mask, then="eperm", otherwise="allow"):
+def _block_bits(index, mask):
+    """A block that refuses some bits of an argument."""
     def block(asm, plan):
         asm.ld(_arg(index))
-        asm.jset(mask, then)
-        asm.goto(otherwise)
+        asm.jset(mask, "eperm")
+        asm.goto("allow")
     return block
 
 
-def _block_which_who(name, which):
-    """setpriority, ioprio_set: oneself is free, another process is judged, groups and users not."""
+def _block_if(index, blocks, otherwise):
+    """A further block for each of some values of an argument."""
     def block(asm, plan):
-        asm.ld(_arg(0))
-        asm.jeq(which, name + "-process")
-        asm.goto("eperm")
-        asm.label(name + "-process")
-        asm.ld(_arg(1))
-        asm.jeq(0, "allow")
-        asm.goto("notify")
+        first = len(asm.code)  # makes its labels unique
+        asm.ld(_arg(index))
+        for value in blocks:
+            asm.jeq(value, "%d:%d" % (first, value))
+        asm.goto(otherwise)
+        for value, further in blocks.items():
+            asm.label("%d:%d" % (first, value))
+            further(asm, plan)
     return block
-
-
-def _block_setpgid(asm, plan):
-    """A group of one's own is free; joining another could be joining the host's (same session)."""
-    asm.ld(_arg(1))
-    asm.jeq(0, "allow")
-    asm.goto("notify")
 
 
 def _block_sigaction(asm, plan):
@@ -1653,13 +1681,8 @@ def _block_sigaction(asm, plan):
     asm.jeq(signal.SIGCHLD, "sigaction-chld")
     asm.goto("allow")
     asm.label("sigaction-chld")
-    asm.ld(_arg(1))
-    asm.jeq(0, "sigaction-low")
-    asm.goto("fork")
-    asm.label("sigaction-low")
-    asm.ld(_arg(1) + 4)
-    asm.jeq(0, "allow")
-    asm.goto("fork")
+    _unless_zero(asm, 1, "fork")
+    asm.goto("allow")
 
 
 def _block_send(flags, address=None):
@@ -1673,31 +1696,9 @@ def _block_send(flags, address=None):
         elif address is None:
             asm.goto("notify")
         else:
-            for half in (0, 4):
-                asm.ld(_arg(address) + half)
-                asm.jeq(0, "send-%d-%d" % (address, half))
-                asm.goto("notify")
-                asm.label("send-%d-%d" % (address, half))
+            _unless_zero(asm, address, "notify")
             asm.goto("allow")
     return block
-
-
-def _block_setsockopt(asm, plan):
-    """IP options and routing headers send packets by way of another host than the judged one."""
-    asm.ld(_arg(1))
-    for level in _ROUTING_OPTIONS:
-        asm.jeq(level, "setsockopt-%d" % level)
-    asm.goto("allow")
-    for level, options in _ROUTING_OPTIONS.items():
-        asm.label("setsockopt-%d" % level)
-        asm.ld(_arg(2))
-        for option in options:
-            asm.jeq(option, "eperm")
-        asm.goto("allow")
-
-
-_ROUTING_OPTIONS = {0: (4,), 41: (5, 6, 32, 57)}
-# IPPROTO_IP: IP_OPTIONS; IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_FLOWLABEL_MGR, IPV6_RTHDR
 
 
 def _block_ioctl(asm, plan):
@@ -1710,22 +1711,12 @@ def _block_ioctl(asm, plan):
 
 
 def _block_fcntl(asm, plan):
+    """F_SETSIG is of the open file: of one that the host has given it could pick the host's signal."""
     asm.ld(_arg(1))
-    for command in (F_SETLEASE, F_SETDELEG) + (F_SETOWN_EX,) * plan.signals:
+    for command in (F_SETLEASE, F_SETDELEG, fcntl.F_SETSIG) + (F_SETOWN_EX,) * plan.signals:
         asm.jeq(command, "eperm")
     if plan.signals:
         asm.jeq(F_SETOWN, "notify")
-    asm.goto("allow")
-
-
-def _block_prctl(asm, plan):
-    """Where the kernel tells who is inside by whom the broker may look at, nobody hides from it."""
-    asm.ld(_arg(0))
-    asm.jeq(PR_SET_DUMPABLE, "prctl-dumpable")
-    asm.goto("allow")
-    asm.label("prctl-dumpable")
-    asm.ld(_arg(1))
-    asm.jeq(0, "eperm")
     asm.goto("allow")
 
 
@@ -1749,9 +1740,7 @@ def _block_growth(size):
     """More than 1 MiB, in a register of 64 bits; only where it is trapped at all."""
     def block(asm, plan):
         asm.ld(_arg(size) + 4)
-        asm.jeq(0, "growth-%d" % size)
-        asm.goto("notify")
-        asm.label("growth-%d" % size)
+        asm.jset(0xffffffff, "notify")
         asm.ld(_arg(size))
         asm.jge((1 << 20) + 1, "notify")
         asm.goto("allow")
@@ -1765,24 +1754,21 @@ def _block_prlimit(asm, plan):
         asm.jeq(RLIMIT_DATA, "prlimit-data")
         asm.goto("prlimit-who")
         asm.label("prlimit-data")
-        for half in (0, 4):
-            asm.ld(_arg(2) + half)
-            asm.jeq(0, "prlimit-%d" % half)
-            asm.goto("eperm")
-            asm.label("prlimit-%d" % half)
-        asm.goto("prlimit-who")
+        _unless_zero(asm, 2, "eperm")
         asm.label("prlimit-who")
     _own_pid_or_notify(asm, plan)
 
 
 _own_pid_or_notify = _block_values(0, [0], otherwise="notify")
+_zero_or_notify = _block_values(1, [0], otherwise="notify")
 _BLOCKS = {
     "clone": _block_clone,
     "socket": _block_socket,
     "socketpair": _block_socketpair,
     "ioctl": _block_ioctl,
     "fcntl": _block_fcntl,
-    "prctl": _block_prctl,
+    # Where the kernel tells who is inside by whom the broker may look at, nobody hides from it.
+    "prctl": _block_if(0, {PR_SET_DUMPABLE: _block_values(1, [0], "eperm", "allow")}, "allow"),
     "open": _block_open(1),
     "openat": _block_open(2),
     "personality": _block_values(0, _HARMLESS_PERSONALITIES),
@@ -1790,19 +1776,23 @@ _BLOCKS = {
     "sendto": _block_send(3, 4),
     "sendmsg": _block_send(2),
     "sendmmsg": _block_send(3),
-    "setsockopt": _block_setsockopt,
+    # IP options and routing headers send packets by way of another host than the judged one.
+    "setsockopt": _block_if(1, {  # IPPROTO_IP: IP_OPTIONS
+        0: _block_values(2, [4], "eperm", "allow"),  # IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS,
+        41: _block_values(2, [5, 6, 32, 57], "eperm", "allow")}, "allow"),  # IPV6_FLOWLABEL_MGR, IPV6_RTHDR
     "mmap": _block_growth(1),
     "mremap": _block_growth(2),
     "rt_sigaction": _block_sigaction,
-    "setpgid": _block_setpgid,
+    "setpgid": _zero_or_notify,  # joining another group could be joining the host's (same session)
     "prlimit64": _block_prlimit,
     "setrlimit": _block_values(0, [RLIMIT_DATA], then="eperm", otherwise="allow"),
     "sched_setaffinity": _own_pid_or_notify,
     "sched_setscheduler": _own_pid_or_notify,
     "sched_setparam": _own_pid_or_notify,
     "sched_setattr": _own_pid_or_notify,
-    "setpriority": _block_which_who("setpriority", PRIO_PROCESS),
-    "ioprio_set": _block_which_who("ioprio_set", IOPRIO_WHO_PROCESS),
+    # Oneself is free, another process is judged, groups and users are refused.
+    "setpriority": _block_if(0, {PRIO_PROCESS: _zero_or_notify}, "eperm"),
+    "ioprio_set": _block_if(0, {IOPRIO_WHO_PROCESS: _zero_or_notify}, "eperm"),
 }
 
 
@@ -1982,6 +1972,7 @@ class _Listener:
 class _Mailbox:
     """Functions that one thread runs, when `fd` says so in its poll(2). Any thread posts them."""
     TURN_S = 0.05
+    _RING = struct.pack("=Q", 1)  # eventfd(2)
 
     def __init__(self):
         self.fd = _high_fd(_call("eventfd2", 0, os.O_CLOEXEC | os.O_NONBLOCK))
@@ -1994,7 +1985,7 @@ class _Mailbox:
             if self.fd < 0:
                 return False
             self._jobs.put(job)
-            os.write(self.fd, b"\1\0\0\0\0\0\0\0")
+            os.write(self.fd, self._RING)
             return True
 
     def run(self):
@@ -2002,16 +1993,17 @@ class _Mailbox:
             os.read(self.fd, 8)
         except BlockingIOError:
             return
+        deadline, more = time.monotonic() + self.TURN_S, True
         try:
-            deadline = time.monotonic() + self.TURN_S
             for _ in range(self._jobs.qsize()):  # not what is posted meanwhile: that could go on for ever
                 self._jobs.get()()
                 if time.monotonic() > deadline:  # and nothing else starves
-                    os.write(self.fd, b"\1\0\0\0\0\0\0\0")
-                    return
-        except BaseException:
-            os.write(self.fd, b"\1\0\0\0\0\0\0\0")  # for the jobs behind the one that failed
-            raise
+                    break
+            else:
+                more = False
+        finally:
+            if more:  # for the jobs behind, of one that failed too
+                os.write(self.fd, self._RING)
 
     def close(self):
         with self._lock:
@@ -2043,7 +2035,7 @@ class _Task:
 
 
 class _NoDescriptor(PermissionError):
-    """The task's descriptors cannot be copied, so nothing can be done on behalf on one of them."""
+    """The task's descriptors cannot be copied, so nothing can be done on behalf with one of them."""
 
 
 class _Tasks:
@@ -2196,9 +2188,22 @@ class _Call:
                 finally:
                     os.close(fd)
 
+    def fails(self, error, path):
+        """What it will do is the kernel's own refusal."""
+        self.event["path"], self.failed = os.fsdecode(path), error in (errno.EACCES, errno.EPERM)
+        self.act, self.where = (lambda: _refuse(error)), _ANYWHERE
+
     def identify(self, info):
         self.identities += ((info.st_dev, info.st_ino),)
         self.linked |= info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode)
+
+    def __enter__(self):
+        """For `with`: closed if the block raises."""
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None:
+            self.close()
 
     def close(self):
         while self.fds:
@@ -2329,7 +2334,8 @@ def _on_other_process(argument, reads=None, writes=None):
         args, kept = list(request.args), []
         if reads and args[reads[0]]:
             size = reads[1] if isinstance(reads[1], int) else reads[1](request)
-            kept.append(ctypes.create_string_buffer(_read_whole(request, args[reads[0]], size), size or 1))
+            data = _read_whole(request, args[reads[0]], size)  # zeros behind it: its size may be another now
+            kept.append(ctypes.create_string_buffer(data, max(size, _PAGE)))
             args[reads[0]] = _address(kept[-1])
         out = writes and args[writes[0]]
         if out:
@@ -2554,7 +2560,7 @@ def _socket_call(sup, request, family, fd, sockaddr, act):
     except _NoDescriptor:
         return _unseen_socket_call(sup, request, family, sockaddr)
     call = _Call(request, family, None, fds=[sock])
-    try:
+    with call:
         sup.listener.check(request)
         domain, kind = _socket_kind(sock)
         call.sock, call.datagram = sock, kind == SOCK_DGRAM
@@ -2567,9 +2573,6 @@ def _socket_call(sup, request, family, fd, sockaddr, act):
         elif domain != AF_NETLINK:  # what setsockopt(TCP_ULP) may have made of it
             raise OSError(errno.EAFNOSUPPORT, "socket family %d" % domain)
         return call
-    except BaseException:
-        call.close()
-        raise
 
 
 def _unseen_socket_call(sup, request, family, sockaddr):
@@ -2620,8 +2623,8 @@ def _continue_if_private(sup, call):
     if why is None:
         sup.listener.check(call.request)
         return _CONTINUE
-    sup.deny(call, "cannot be judged safely here: pidfd_getfd(2) is refused, and the task %s" % why, None)
-    return _refuse(errno.EPERM)
+    return sup.refused(call, errno.EPERM, "cannot be judged safely here: pidfd_getfd(2) is refused, and the "
+                       "task %s" % why, None)
 
 
 def _shares_memory(sup, request):
@@ -2690,7 +2693,7 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
         return lambda: act(call, sock, sockaddr)
     target = _open_beneath_task(call.request.tid, name)
     call.fds.append(target)
-    link = b"/proc/self/fd/%d" % target
+    link = _link_to(target)
     where, info = os.readlink(link), os.fstat(target)
     call.event["path"] = os.fsdecode(where)
     call.needs = ("fs_writable", call.event["path"]),
@@ -2737,18 +2740,18 @@ def _on_connect(sup, request):
 
 
 def _connect_now(call, sock, sockaddr):
-    return _result_of(_libc.connect(sock, sockaddr, len(sockaddr)))
+    return _reply(_slow(_NR["connect"], sock, sockaddr, len(sockaddr)))
 
 
 def _on_bind(sup, request):
-    """bind(2), trapped only for a callback; Landlock judges what may be bound."""
+    """bind(2), trapped for events and denied paths, and below ABI 4, where Landlock does not judge it."""
     sockaddr = _read_sockaddr(request, request.args[1], request.args[2] & 0xffffffff)
     try:
         sock = sup.broker.tasks.descriptor(request.task, request.args[0])
     except _NoDescriptor:
         return sup.judge(_unseen_bind(sup, request, sockaddr))
     call = _Call(request, "bind", None, fds=[sock])
-    try:
+    with call:
         sup.listener.check(request)
         family, name = struct.unpack_from("=H", sockaddr)[0], sockaddr[2:110].split(b"\0")[0]
         if family == AF_UNIX and name and _socket_kind(sock)[0] == AF_UNIX:
@@ -2757,16 +2760,13 @@ def _on_bind(sup, request):
         _judge_bind(sup, call, sockaddr, domain if family == AF_UNSPEC else family, kind == SOCK_STREAM)
         call.act = lambda: _bind_now(sup, sock, sockaddr)
         return sup.judge(call)
-    except BaseException:
-        call.close()
-        raise
 
 
 def _bind_now(sup, sock, sockaddr):
-    result = _result_of(_libc.bind(sock, sockaddr, len(sockaddr)))
-    if not result[1] and sup.launching.abi < ABI_TCP:
+    result = _slow(_NR["bind"], sock, sockaddr, len(sockaddr))
+    if not result and sup.launching.abi < ABI_TCP:
         sup.bound.add(os.fstat(sock).st_ino)
-    return result
+    return _reply(result)
 
 
 def _judge_bind(sup, call, sockaddr, family, is_stream):
@@ -2802,7 +2802,7 @@ def _bind_unix(sup, call, sock, name):
     parent = _open_beneath_task(request.tid, directory or (b"/" if name[:1] == b"/" else b"."),
                                 os.O_DIRECTORY)
     call.fds.append(parent)
-    link = b"/proc/self/fd/%d" % parent
+    link = _link_to(parent)
     where = os.readlink(link)
     call.event["path"] = os.fsdecode(os.path.join(where, last))
     call.needs = ("fs_writable", os.fsdecode(where)),
@@ -2813,21 +2813,10 @@ def _bind_unix(sup, call, sock, name):
     if len(address) > 110:
         raise OSError(errno.ENAMETOOLONG, "name of a socket")
 
-    def act():
-        since_ns = _coarse_now_ns()
-        if _libc.bind(sock, address, len(address)):
-            return _refuse(ctypes.get_errno())
-        made = sup.walker.open(parent, last, O_PATH | os.O_NOFOLLOW)
-        if made >= 0:
-            call.fds.append(made)
-            _mend_mode(made, 0o777, call.umasks, since_ns)
-        return _return(0)
-    call.act, call.wants_status = act, True
+    call.act = lambda: _reply(_made(sup.walker, call, parent, last, 0o777, lambda mode: _slow(
+        _NR["bind"], sock, address, len(address))))
+    call.wants_status = True
     return sup.judge(call)
-
-
-def _result_of(result):
-    return _refuse(ctypes.get_errno()) if result < 0 else _return(result)
 
 
 def _on_listen(sup, request):
@@ -2841,14 +2830,13 @@ def _on_listen(sup, request):
         if _socket_kind(sock)[0] not in (AF_UNIX, AF_NETLINK) and not _is_bound(sup, sock):
             call = _Call(request, "bind", None)
             call.needs = ("net_allow_bind", "*"),
-            sup.deny(call, "listening without bind takes any free port", "net_allow_bind")
-            return _refuse(errno.EACCES)
+            return sup.refused(call, errno.EACCES, "listening without bind takes any free port", "net_allow_bind")
         before = _socket_name(sock)
-        reply = _result_of(_libc.listen(sock, ctypes.c_int(request.args[1] & 0xffffffff)))
-        if not reply[1] and _socket_name(sock)[:4] != before[:4]:  # disconnected in between: any port
+        result = _slow(_NR["listen"], sock, request.args[1] & 0xffffffff)
+        if not result and _socket_name(sock)[:4] != before[:4]:  # disconnected in between: any port
             _libc.shutdown(sock, SHUT_RDWR)
             return _refuse(errno.EACCES)
-        return reply
+        return _reply(result)
     finally:
         os.close(sock)
 
@@ -2866,7 +2854,7 @@ def _is_bound(sup, sock):
     name = _socket_name(sock)
     if not struct.unpack_from(">H", name, 2)[0]:
         return False
-    return not _libc.bind(sock, name, len(name)) or ctypes.get_errno() == errno.EINVAL
+    return _slow(_NR["bind"], sock, name, len(name)) in (0, -errno.EINVAL)
 
 
 def _on_watch(sup, request):
@@ -2876,15 +2864,12 @@ def _on_watch(sup, request):
     target = _open_beneath_task(request.tid, name, (os.O_NOFOLLOW if mask & IN_DONT_FOLLOW else 0)
                                 | (os.O_DIRECTORY if mask & IN_ONLYDIR else 0))
     call = _Call(request, None, None, fds=[target])
-    try:
+    with call:
         sup.listener.check(request)
-        info, link = os.fstat(target), b"/proc/self/fd/%d" % target
+        info, link = os.fstat(target), _link_to(target)
         call.event["path"], call.told_as = os.fsdecode(os.readlink(link)), "openat"
         call.identify(info)
         call.fds.append(sup.broker.tasks.descriptor(request.task, request.args[0]))
-    except BaseException:
-        call.close()
-        raise
 
     def act():
         if stat.S_IFMT(info.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
@@ -2998,15 +2983,12 @@ def _message_call(sup, message, fd, mmsghdr=None):
         return call  # the kernel's to send
     call.message = message
     call.fds.extend(message.fds)
-    try:
+    with call:
         if sup.launching.user_ids and _socket_kind(call.fds[0])[0] == AF_UNIX:
             # With `user` the broker's real id is the host's, and a receiver would be told that.
             message.control += _CMSGHDR.pack(
                 _CMSGHDR.size + 12, SOL_SOCKET, SCM_CREDENTIALS) + struct.pack(
                 "=3I4x", os.getpid(), *sup.launching.user_ids)
-    except BaseException:
-        call.close()
-        raise
     return call
 
 
@@ -3184,9 +3166,14 @@ def _read_path(request, address):
     return name
 
 
+def _link_to(fd):
+    """A path that leads to the object of a descriptor, whatever that is, and no further."""
+    return b"/proc/self/fd/%d" % fd
+
+
 def _fd_path(fd):
     """Where a descriptor of ours leads, as the kernel tells it."""
-    return os.readlink(b"/proc/self/fd/%d" % fd)
+    return os.readlink(_link_to(fd))
 
 
 def _open_beneath_task(tid, name, flags=0):
@@ -3453,7 +3440,7 @@ class _Path:
         """O_PATH descriptor of the object, or None."""
         fd, path = self.walker.look(self.call.request, self.start, self.name, flags)
         if fd < 0:
-            self.fails(-fd, path or self.best_path())
+            self.call.fails(-fd, path or self.best_path())
             return None
         self.call.fds.append(fd)
         self.tell(path, os.fstat(fd))
@@ -3467,7 +3454,7 @@ class _Path:
         top = b"/" if self.name[:1] == b"/" else b"."
         parent, where = self.walker.look(self.call.request, self.start, head or top, os.O_DIRECTORY)
         if parent < 0:
-            self.fails(-parent, self.best_path())
+            self.call.fails(-parent, self.best_path())
             return None
         self.call.fds.append(parent)
         path = _normal(os.path.join(where, last))
@@ -3481,12 +3468,6 @@ class _Path:
     def tell(self, path, info):
         self.call.event["path"] = os.fsdecode(path)
         self.call.identify(info)
-
-    def fails(self, error, path):
-        """The kernel's own refusal."""
-        self.call.event["path"] = os.fsdecode(path)
-        self.call.failed = error in (errno.EACCES, errno.EPERM)
-        self.call.act, self.call.where = (lambda: _refuse(error)), _ANYWHERE
 
     def best_path(self):
         """Of what cannot be reached: as far as it can be, the rest by name."""
@@ -3511,12 +3492,9 @@ def _on_open(sup, request):
         return _refuse(errno.EACCES)
     name = _read_path(request, path_at)
     call = _Call(request, "openat", None)
-    try:
+    with call:
         _Opening(sup, call, dirfd, name, flags, mode, resolve).resolve()
         return sup.judge(call)
-    except BaseException:
-        call.close()
-        raise
 
 
 class _Opening(_Path):
@@ -3538,7 +3516,7 @@ class _Opening(_Path):
             fd, _ = self.walker.look(self.call.request, self.start, self.name, os.O_DIRECTORY, self.rules)
             if fd >= 0:
                 self.call.fds.append(fd)
-            self.fails(errno.EISDIR if fd >= 0 else -fd, os.path.join(self.best_path(), b""))
+            self.call.fails(errno.EISDIR if fd >= 0 else -fd, os.path.join(self.best_path(), b""))
             return
         nofollow = os.O_NOFOLLOW if self.creates and self.flags & os.O_EXCL else 0
         fd, path = self.walker.look(
@@ -3550,7 +3528,7 @@ class _Opening(_Path):
         elif fd == -errno.ENOENT and self.creates:
             self._new(self.start, self.name, _Walker.MAX_LINKS)
         else:
-            self.fails(-fd, path or self.best_path())
+            self.call.fails(-fd, path or self.best_path())
 
     def _existing(self, fd, path):
         info = os.fstat(fd)
@@ -3562,16 +3540,16 @@ class _Opening(_Path):
         if flags & O_PATH:
             self._path_only(fd, path, kind)
         elif self.creates and flags & os.O_EXCL:
-            self.fails(errno.EEXIST, path)
+            self.call.fails(errno.EEXIST, path)
         elif kind == stat.S_IFDIR and self.creates:
-            self.fails(errno.EISDIR, path)
+            self.call.fails(errno.EISDIR, path)
         elif kind == stat.S_IFLNK:
-            self.fails(errno.ELOOP, path)
+            self.call.fails(errno.ELOOP, path)
         elif path == getattr(self.sup.hosts, 'path', None) and not flags & O_ACCMODE:
             call.act = self._open_hosts
         elif self.temporary:
             call.wants_status = True
-            call.act = lambda: self._make(b"/proc/self/fd/%d" % fd, AT_FDCWD, flags & ~os.O_NOFOLLOW)
+            call.act = lambda: self._make(_link_to(fd), AT_FDCWD, flags & ~os.O_NOFOLLOW)
         elif kind in (stat.S_IFREG, stat.S_IFDIR):
             self._regular(fd, path)
         else:
@@ -3583,7 +3561,7 @@ class _Opening(_Path):
             self.flags &= ~(O_PATH | os.O_NOFOLLOW)
             self._regular(fd, path)
         else:
-            self.fails(errno.EACCES, path)
+            self.call.fails(errno.EACCES, path)
 
     def _again(self, fd, more=0):
         """Opens the object that was looked at, with the flags of the call."""
@@ -3608,7 +3586,7 @@ class _Opening(_Path):
         elif opened == -errno.EWOULDBLOCK:
             self._on_worker(fd)
         else:
-            self.fails(-opened, path)
+            self.call.fails(-opened, path)
 
     def _open_regular(self, fd):
         opened = self._again(fd, os.O_NONBLOCK)
@@ -3633,7 +3611,7 @@ class _Opening(_Path):
             opened = self._again(fd)  # only to know whether the kernel would refuse it
             if opened >= 0:
                 os.close(opened)
-            self.fails(errno.ENXIO if opened >= 0 else -opened, _fd_path(fd))
+            self.call.fails(errno.ENXIO if opened >= 0 else -opened, _fd_path(fd))
         else:
             self._on_worker(fd)
 
@@ -3641,7 +3619,7 @@ class _Opening(_Path):
         def act():
             self.call.fds.append(_result(_raw(_NR["openat"], AT_FDCWD, _address(link), flags)))
             return self._install(self.call.fds[-1])
-        link = ctypes.create_string_buffer(b"/proc/self/fd/%d" % fd)
+        link = ctypes.create_string_buffer(_link_to(fd))
         flags = self._flags_of_reopening() | os.O_CLOEXEC
         self.call.act, self.call.where = act, _WORKER
 
@@ -3654,11 +3632,11 @@ class _Opening(_Path):
         """Creation: the parent directory is what is resolved. A dangling link is created through."""
         head, slash, last = name.rpartition(b"/")
         if not last or last in (b".", b".."):
-            return self.fails(errno.EISDIR, self.best_path())
+            return self.call.fails(errno.EISDIR, self.best_path())
         parent, path = self.walker.look(self.call.request, start, head or slash or b".",
                                         os.O_DIRECTORY, self.rules)
         if parent < 0:
-            return self.fails(-parent, self.best_path())
+            return self.call.fails(-parent, self.best_path())
         self.call.fds.append(parent)
         link = self.walker.open(parent, last, O_PATH | os.O_NOFOLLOW, 0, 0)
         if link >= 0:
@@ -3670,7 +3648,7 @@ class _Opening(_Path):
             if not is_link:
                 return self.resolve()  # somebody was faster
             if not links or self.flags & os.O_NOFOLLOW or self.rules:
-                return self.fails(errno.ELOOP, os.path.join(path, last))
+                return self.call.fails(errno.ELOOP, os.path.join(path, last))
             return self._new(parent, text, links - 1)
         self.call.event["path"] = os.fsdecode(os.path.join(path, last))
         self.call.identify(os.fstat(parent))
@@ -3756,21 +3734,13 @@ def _look_statfs(path, fd, flags, at):
     return path.walker.call(_NR["fstatfs"], fd, info), at, info.raw
 
 
-def _look_xattr(path, fd, flags, name, at, size):
-    value = ctypes.create_string_buffer(min(size, XATTR_SIZE_MAX) or 1)
-    got = _slow(_NR["getxattr"], _link_to(fd), name, value, min(size, XATTR_SIZE_MAX))
+def _look_xattr(path, fd, flags, *rest):
+    """Of a name, or without one all the names: listxattr(2)."""
+    *name, at, size = rest
+    size = min(size, XATTR_SIZE_MAX)
+    value = ctypes.create_string_buffer(size or 1)
+    got = _slow(_NR["getxattr" if name else "listxattr"], _link_to(fd), *name, value, size)
     return got, at, value.raw[:max(got, 0)] if size else b""
-
-
-def _look_xattrs(path, fd, flags, at, size):
-    names = ctypes.create_string_buffer(min(size, XATTR_SIZE_MAX) or 1)
-    got = _slow(_NR["listxattr"], _link_to(fd), names, min(size, XATTR_SIZE_MAX))
-    return got, at, names.raw[:max(got, 0)] if size else b""
-
-
-def _link_to(fd):
-    """A path that leads to the object of a descriptor, whatever that is, and no further."""
-    return b"/proc/self/fd/%d" % fd
 
 
 def _do_chdir(path, fd, flags):
@@ -3824,22 +3794,23 @@ def _make_nothing(path, parent, name, flags):
 
 
 def _make_directory(path, parent, name, flags, mode):
-    return _made(path, parent, name, mode & 0o1777, lambda mode: _slow(_NR["mkdirat"], parent, name, mode))
+    return _made(path.walker, path.call, parent, name, mode & 0o1777,
+                 lambda bits: _slow(_NR["mkdirat"], parent, name, bits))
 
 
 def _make_node(path, parent, name, flags, mode, device):
-    return _made(path, parent, name, mode & 0o7777, lambda bits: _slow(
+    return _made(path.walker, path.call, parent, name, mode & 0o7777, lambda bits: _slow(
         _NR["mknodat"], parent, name, stat.S_IFMT(mode) | bits, device))
 
 
-def _made(path, parent, name, mode, make):
-    """Makes something with the task's umask; as in _Opening._make."""
-    since_ns, result = _coarse_now_ns(), make(mode & ~path.call.umasks[0])
+def _made(walker, call, parent, name, mode, make):
+    """Makes something with the task's umask, as in _Opening._make; the result, or -errno."""
+    since_ns, result = _coarse_now_ns(), make(mode & ~call.umasks[0])
     if result >= 0:
-        made = path.walker.open(parent, name.rstrip(b"/"), O_PATH | os.O_NOFOLLOW)
+        made = walker.open(parent, name.rstrip(b"/"), O_PATH | os.O_NOFOLLOW)
         if made >= 0:
-            path.call.fds.append(made)
-            _mend_mode(made, mode, path.call.umasks, since_ns)
+            call.fds.append(made)
+            _mend_mode(made, mode, call.umasks, since_ns)
     return result
 
 
@@ -3948,8 +3919,8 @@ _LOOKED_AT = {
     "statfs": ("statfs", _look_statfs, "p0 1"),
     "getxattr": ("getxattr", _look_xattr, "p0 n1 2 3"),
     "lgetxattr": ("getxattr", _look_xattr, "p0 n1 2 3 F100"),
-    "listxattr": ("getxattr", _look_xattrs, "p0 1 2"),
-    "llistxattr": ("getxattr", _look_xattrs, "p0 1 2 F100"),
+    "listxattr": ("getxattr", _look_xattr, "p0 1 2"),
+    "llistxattr": ("getxattr", _look_xattr, "p0 1 2 F100"),
 }
 _DONE_TO_IT = {
     "chdir": ("chdir", _do_chdir, "p0"),
@@ -4035,7 +4006,7 @@ def _on_path(sup, request):
 
 def _judge_path(sup, request, row, flags):
     call, args = _Call(request, row.family, None), request.args
-    try:
+    with call:
         rest = [load(request, index) for load, index in row.rest]
         name = _read_string(request, args[row.path], 4096)
         if not name and not flags & AT_EMPTY_PATH:
@@ -4044,9 +4015,6 @@ def _judge_path(sup, request, row, flags):
         row.prepare(path, row, flags, rest)
         # What has a descriptor already is not reached by its path: fstat(2) is not trapped either.
         return sup.complete(call, call.act) if not name and row.family == "stat" else sup.judge(call)
-    except BaseException:
-        call.close()
-        raise
 
 
 def _argument(args, index):
@@ -4107,7 +4075,7 @@ def _prepare_move(path, row, flags, rest):
     """rename and link: the second path gets an event of its own once the first one has passed."""
     sup, source, args = path.sup, path.call, path.call.request.args
     target = _Call(source.request.again(), row.family, None)
-    try:
+    with target:
         if row.family == "renameat":
             source.moves, start = True, path.place()
         else:
@@ -4116,15 +4084,11 @@ def _prepare_move(path, row, flags, rest):
             return target.close()
         name = _read_path(source.request, args[row.path2])
         target.moves, end = True, _Path(sup, target, _argument(args, row.dirfd2), name).place()
-    except BaseException:
-        target.close()
-        raise
 
     def act():
         refusal = sup.denial(source)  # a rule may have come with the second event
         if refusal:
-            sup.deny(source, *refusal[1:])
-            return _refuse(refusal[0])
+            return sup.refused(source, *refusal)
         if row.family == "renameat":
             return _reply(_slow(_NR["renameat2"], *start, *end, flags))
         return _reply(_slow(_NR["linkat"], AT_FDCWD, _link_to(start), *end, AT_SYMLINK_FOLLOW))
@@ -4146,10 +4110,6 @@ _PATH_CALLS = {_NR[name]: _PathCall.parse(row[0], prepare, *row[1:])
                for prepare, rows in ((_prepare_look, _LOOKED_AT), (_prepare_do, _DONE_TO_IT),
                                      (_prepare_make, _MADE_IN_IT), (_prepare_move, _FROM_HERE_TO_THERE))
                for name, row in rows.items() if name in _NR}
-
-
-def _on_unmediated(sup, request):
-    return _refuse(next(error for name, (_, error) in _UNMEDIATED.items() if _NR[name] == request.nr))
 
 
 # -- exec ----------------------------------------------------------------------------------------
@@ -4192,26 +4152,18 @@ class _Exec:
             dirfd, path_at, argv_at, flags = args[0], args[1], args[2], args[4]
         else:
             dirfd, path_at, argv_at, flags = AT_FDCWD, args[0], args[1], 0
-        try:
+        with self.call:
             name = _read_string(self.request, path_at, 4096)
             argv = self._read_argv(argv_at)
             self.call.event["argv"] = tuple(os.fsdecode(word) for word in argv)
             fd, path, shown = self._look(dirfd, name, flags)
             if fd < 0:
-                self._fails(-fd, _normal(path))
+                self.call.fails(-fd, _normal(path))
             else:
                 self.call.event["path"] = os.fsdecode(path)
                 self._expect(fd, shown, argv or [b""])
             self.sup.listener.check(self.request)
             return self.sup.judge(self.call)
-        except BaseException:
-            self.call.close()
-            raise
-
-    def _fails(self, error, path):
-        self.call.event["path"] = os.fsdecode(path)
-        self.call.failed = error in (errno.EACCES, errno.EPERM)
-        self.call.act = lambda: _refuse(error)
 
     def _look(self, dirfd, name, flags):
         """-> (descriptor or -errno, path, name as a script's interpreter gets it)."""
@@ -4272,7 +4224,7 @@ class _Exec:
             fd = self._look_again(loader)
             if fd >= 0:
                 self.call.identify(os.fstat(fd))
-                self.expected_loader = self.call.identities[-1][1]
+                self.expected_loader = self.call.identities[-1]
                 paths.append(walker.path(fd))
         self.call.paths = tuple(os.fsdecode(path) for path in paths[1:])
         self.call.needs = tuple(("fs_readable", os.fsdecode(path)) for path in paths)
@@ -4305,8 +4257,7 @@ class _Exec:
         try:
             _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC)
         except OSError as e:  # of a task whose memory others may write nothing can be promised
-            self.sup.deny(self.call, "ptrace is refused here: %s" % e, None)
-            return _refuse(errno.EPERM)
+            return self.sup.refused(self.call, errno.EPERM, "ptrace is refused here: %s" % e, None)
         # From here on it has to be let go of, whoever it is: also if the task has died meanwhile.
         waits_killably = self.sup.launching.waits_killably
         if waits_killably:
@@ -4374,15 +4325,23 @@ class _Exec:
             info = os.stat("/proc/%d/exe" % process)
             with open("/proc/%d/cmdline" % process, "rb", 0) as file:
                 line = file.readall()
-            if self.sup.context.denies():
-                # By inodes: what has the loader's path by now could be another file.
-                if _mapped_files(process).keys() - {info.st_ino, self.expected_loader}:
-                    return False
+            if self.sup.context.denies() and not self._is_mapped_as_approved(process):
+                return False
         except OSError:
             return False
         self.sup.explain(self.call, 0)
         return ((info.st_dev, info.st_ino) == self.expected_file
                 and line == b"".join(word + b"\0" for word in self.expected_argv))
+
+    def _is_mapped_as_approved(self, process):
+        """By inodes: what has the loader's path by now could be another file. Devices are told apart,
+        though not compared with stat(2)'s, which are others on some filesystems: an inode's number that
+        two have stands for two files. By path too, as at the first exec."""
+        expected = [inode for _, inode in {self.expected_file, self.expected_loader} - {None}]
+        found = _mapped_files(process)
+        inodes = [inode for _, inode in found]
+        return all(inodes.count(inode) <= expected.count(inode) for inode in inodes) and not any(
+            self.sup.context.denies_file(path, None) for path in found.values())
 
 
 def _script_words(head):
@@ -4425,10 +4384,11 @@ def _loaded_with(path):
 
 
 def _mapped_files(process):
-    """{inode: path} of what a process has mapped that has just executed: the program and its loader."""
+    """{(device as text, inode): path} of what a process has mapped that has just executed: the program
+    and its loader."""
     with open("/proc/%d/maps" % process, "rb") as file:
         rows = [line.rstrip(b"\n").split(None, 5) for line in file]
-    return {int(row[4]): os.fsdecode(row[5]) for row in rows if int(row[4])}
+    return {(row[3], int(row[4])): os.fsdecode(row[5]) for row in rows if int(row[4])}
 
 
 def _identities_above(walker, path):
@@ -4472,7 +4432,7 @@ def _read_strings(request, pointers, limit, stop):
 
 # -- the table -----------------------------------------------------------------------------------
 
-def _always(policy, abi=0):
+def _always(policy, abi):
     return True
 
 
@@ -4490,9 +4450,8 @@ def _watches(policy, family):
     return _asks(policy, family) or policy.explain and family in _EXPLAINED
 
 
-def _has_datagrams(policy, abi=0):
-    udp, unix = _datagram_kinds(policy)
-    return udp or unix
+def _has_datagrams(policy, abi):
+    return any(_datagram_kinds(policy))
 
 
 def _datagram_kinds(policy):
@@ -4505,7 +4464,7 @@ def _pins_names(policy):
     return any(isinstance(_endpoint("net_allow", text).host, str) for text in policy.net_allow)
 
 
-def _limits_memory(policy, abi=0):
+def _limits_memory(policy, abi):
     return policy.max_memory is not None
 
 
@@ -4527,7 +4486,7 @@ def _judges_bind(policy, abi):
             or abi < ABI_TCP and "*" not in policy.net_allow_bind)
 
 
-def _opens_on_behalf(policy, abi=0):
+def _opens_on_behalf(policy, abi):
     return _denies_paths(policy) or _pins_names(policy)
 
 
@@ -4570,7 +4529,8 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "ioprio_set": (_on_other_process(1), False, _always, None),
     **{name: (_on_path, True, _judges_truncation if name == "truncate" else _denies_paths, row[0])
        for rows in (_LOOKED_AT, _DONE_TO_IT, _MADE_IN_IT, _FROM_HERE_TO_THERE) for name, row in rows.items()},
-    **{name: (_on_unmediated, False, _denies_paths, family) for name, (family, _) in _UNMEDIATED.items()},
+    **{name: (lambda sup, request, error=error: _refuse(error), False, _denies_paths, family)
+       for name, (family, error) in _UNMEDIATED.items()},
 }
 
 
@@ -4729,9 +4689,8 @@ class _Broker:
         def stop():
             self._going_on = False
         self.mailbox.post(stop)
-        ended = self._ended.acquire(timeout=self.PATIENCE_S)
+        ended = _is_free(self._ended, self.PATIENCE_S)
         if ended:
-            self._ended.release()
             self.mailbox.close()  # as the thread does, if there was one
         with self._lock:
             self._closing = True
@@ -5028,8 +4987,8 @@ def _is_in_memory(name):
 
 
 def _descendants(root):
-    """Without any Landlock (best_effort): children of children, and whoever
-    is in the first process's session or group. A daemon that left all three is not found."""
+    """Without any Landlock (best_effort): children of children, and whoever is in the first process's
+    session or group. A daemon that left all three is not found."""
     rows = {pid: _proc_stat(pid) for pid in _listed_processes()}
     found = {root}
     while True:
@@ -5418,8 +5377,7 @@ class _Supervisor:
         handler, _, _, family = self.handlers[request.nr]
         if isinstance(error, _NoDescriptor):
             family = family or ("bind" if handler is _on_listen else "openat")
-            self.deny(_Call(request, family, None), error.strerror, None)
-            return _refuse(errno.EPERM)
+            return self.refused(_Call(request, family, None), errno.EPERM, error.strerror, None)
         if error.errno in (errno.EFAULT, errno.EPERM) and family in self.asked:
             self.fault("%s: its arguments cannot be read: %s" % (family, error))
             return _refuse(errno.EPERM)
@@ -5557,22 +5515,21 @@ class _Supervisor:
         """What the rules or the act make of a call that is one part of a syscall: the reply, not
         yet given, or None as in _perform()."""
         refusal = self.denial(call)
-        if refusal is None:
-            return self._perform(call, call.act)
-        error, reason, field = refusal
-        call.close()
-        self.deny(call, reason, field)
-        return _refuse(error)
+        return self.refused(call, *refusal) if refusal else self._perform(call, call.act)
 
     def begin_again(self, call, handler):
         """What a call was about has changed under it: as if it were made now."""
         call.close()
         self.answer(call.request.again(), handler)
 
-    def refuse_call(self, call, error, reason, field):
+    def refused(self, call, error, reason, field):
+        """The reply to a call that is refused: closed and recorded."""
         call.close()
         self.deny(call, reason, field)
-        self.listener.reply(call.request, _refuse(error))
+        return _refuse(error)
+
+    def refuse_call(self, call, error, reason, field):
+        self.listener.reply(call.request, self.refused(call, error, reason, field))
 
     # -- what the Result tells ---------------------------------------------------------------------
 
@@ -5708,25 +5665,11 @@ class _Supervisor:
                 self._finish()
 
     def _finish(self):
-        with self.lock:
-            self.ending = True
-            self._signal(signal.SIGKILL)  # does nothing to the dead
         try:
-            if self.pidfd >= 0 and self.status is None:
-                _wait_readable(self.pidfd)
-                self.ended = time.monotonic()
-                self.launching.close_death_pipe()  # a descriptor for the sweep, if all are in use
-                try:
-                    if self.forked:
-                        self._sweep()
-                finally:
-                    status = _reap(self.pid, self.pidfd)
-                    with self.lock:
-                        self.status = status
+            self._end_program()
         except Exception as e:
             self.error = self.error or "the sandbox could not be cleaned up: %s" % e
-        if self.looking.acquire(timeout=self.SWEEP_LIMIT_S):
-            self.looking.release()
+        _is_free(self.looking, self.SWEEP_LIMIT_S)
         self._refuse_unlooked("the run has ended")
         if not self.broker.close():
             self.error = self.error or "a thread that acted for the program is still blocked"
@@ -5757,6 +5700,24 @@ class _Supervisor:
         finally:
             _live.discard(self)
             self.finished.release()
+
+    def _end_program(self):
+        """Kills, sweeps and reaps."""
+        with self.lock:
+            self.ending = True
+            self._signal(signal.SIGKILL)  # does nothing to the dead
+        if self.pidfd < 0 or self.status is not None:
+            return
+        _wait_readable(self.pidfd)
+        self.ended = time.monotonic()
+        self.launching.close_death_pipe()  # a descriptor for the sweep, if all are in use
+        try:
+            if self.forked:
+                self._sweep()
+        finally:
+            status = _reap(self.pid, self.pidfd)
+            with self.lock:
+                self.status = status
 
     def _close_listener(self):
         """From then on the kernel answers what would be trapped: ENOSYS."""
@@ -5889,8 +5850,7 @@ class _Unsupervised(_Supervisor):
         if not launching.new_session:
             os.setpgid(0, 0)
         launching.prepare_process(os.getpid(), self.prlimit)
-        code = ctypes.create_string_buffer(launching.filter, len(launching.filter))
-        fprog = sock_fprog(len(code) // ctypes.sizeof(sock_filter), _address(code))
+        fprog = _sock_fprog(launching.filter)
         _call("rt_sigprocmask", SIG_SETMASK, _address(launching.signals.before), 0, 8)
         _run_steps(launching.steps_broker + launching.steps_program + [
             ("seccomp", "seccomp", (SECCOMP_SET_MODE_FILTER, 0, _address(fprog)))])
@@ -5935,8 +5895,7 @@ def _end_all():
     for supervisor in list(_live):
         supervisor.kill(ExitReason.KILLED)
     for supervisor in list(_live):
-        if supervisor.finished.acquire(timeout=supervisor.SWEEP_LIMIT_S):
-            supervisor.finished.release()
+        _is_free(supervisor.finished, supervisor.SWEEP_LIMIT_S)
 
 
 def _foreground_group(fd):
@@ -5951,8 +5910,6 @@ def _set_foreground(terminal, group):
     """tcsetpgrp(3) without being stopped by SIGTTOU."""
     with _SignalsBlocked():
         os.tcsetpgrp(terminal, group)
-
-
 
 
 def _wait_readable(fd):
@@ -6625,10 +6582,7 @@ class _Callback:
         left to itself: nothing that it returns matters any more."""
         self._deny_waiting()  # nobody waits for them any more
         self._calls.put(None)
-        ended = self._ended.acquire(timeout=self.timeout_s)
-        if ended:
-            self._ended.release()
-        return ended
+        return _is_free(self._ended, self.timeout_s)
 
 
 def _umasks(tid):
@@ -6696,13 +6650,13 @@ class _Launch:
         self.environment = _child_environment(policy)
         self.candidates = _executables(argv[0], self.environment, policy.cwd)
         try:
-            self._prepare(stdio, new_session)
+            self._prepare()
         except BaseException:
             self.close()
             self.finish()
             raise
 
-    def _prepare(self, stdio, new_session):
+    def _prepare(self):
         policy = self.policy
         self.missing_paths, self.ruleset = (), None
         if self.abi:
@@ -6729,7 +6683,7 @@ class _Launch:
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
             (RLIMIT_FSIZE, policy.max_file_size), (RLIMIT_DATA, policy.max_memory)) if value is not None)
         self._identity_steps()
-        self._spawn_arguments(stdio, new_session)
+        self._spawn_arguments()
 
     def close(self):
         """What only the start needed. The write end of the death pipe stays."""
@@ -6779,26 +6733,8 @@ class _Launch:
                       ("user", "setresuid", (0, uid, 0))]
             _hold_dumpable(True)
             self._holds_dumpable = True
-        self._cap_header = (_u32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
-        self._cap_data = (_u32 * 6)()  # effective, permitted, inheritable; twice 32 bits
-        _call("capget", _address(self._cap_header), _address(self._cap_data))
-        keep, other_user = self._cap_data[1] & _KEPT_CAPABILITIES, False
-        if self.policy.user is not None and uid:
-            # With other real ids than its tasks', the broker reads their memory by CAP_SYS_PTRACE;
-            # Landlock keeps that to the sandbox.
-            if not self._cap_data[1] & CAP_SYS_PTRACE:
-                raise UnsupportedError("user", "CAP_SYS_PTRACE, for the thread that judges its calls",
-                                       "a root without it; in a container: --cap-add SYS_PTRACE")
-            keep, other_user = CAP_SYS_PTRACE, True
-        self._cap_data[:] = [keep, keep, 0, 0, 0, 0]
-        steps.append(("capabilities", "capset",
-                      (_address(self._cap_header), _address(self._cap_data))))
         self.steps_broker, self.steps_program = steps, []
-        if other_user:
-            self._no_caps = (_u32 * 6)()
-            self.steps_program += [
-                ("user", "setresuid", (uid, uid, uid)),
-                ("capabilities", "capset", (_address(self._cap_header), _address(self._no_caps)))]
+        self._capability_steps()
         if self.abi:
             name = "landlock_restrict_self"
             self.steps_broker.append((name, name, (self.ruleset, 0)))
@@ -6810,20 +6746,39 @@ class _Launch:
             self.steps_program.append(
                 ("cpu_cores", "sched_setaffinity", (0, 128, _address(self._mask))))
 
-    def _spawn_arguments(self, stdio, new_session):
+    def _capability_steps(self):
+        self._cap_header, self._cap_data = _capabilities()
+        keep, uid = self._cap_data[1] & _KEPT_CAPABILITIES, self.user_ids[0] if self.user_ids else 0
+        if uid:
+            # With other real ids than its tasks', the broker reads their memory by CAP_SYS_PTRACE;
+            # Landlock keeps that to the sandbox.
+            if not self._cap_data[1] & CAP_SYS_PTRACE:
+                raise UnsupportedError("user", "CAP_SYS_PTRACE, for the thread that judges its calls",
+                                       "a root without it; in a container: --cap-add SYS_PTRACE")
+            keep = CAP_SYS_PTRACE
+        self._cap_data[:] = [keep, keep, 0, 0, 0, 0]
+        self.steps_broker.append(("capabilities", "capset",
+                                  (_address(self._cap_header), _address(self._cap_data))))
+        if uid:
+            self._no_caps = (_u32 * 6)()
+            self.steps_program += [
+                ("user", "setresuid", (uid, uid, uid)),
+                ("capabilities", "capset", (_address(self._cap_header), _address(self._no_caps)))]
+
+    def _spawn_arguments(self):
         """posix_spawn(3): its objects are opaque, at most 336 bytes in glibc and musl."""
         actions, attributes = (ctypes.create_string_buffer(1024) for _ in range(2))
         _check(_libc.posix_spawn_file_actions_init(actions))
         self._keep.append((_libc.posix_spawn_file_actions_destroy, actions))
         _check(_libc.posix_spawnattr_init(attributes))
         self._keep.append((_libc.posix_spawnattr_destroy, attributes))
-        for target, source in enumerate(stdio):
+        for target, source in enumerate(self.stdio):
             if source is not None:
                 _check(_libc.posix_spawn_file_actions_adddup2(actions, source, target))
         self._enter_cwd(actions)
         _check(_libc.posix_spawn_file_actions_adddup2(actions, self.death_read, self._death_slot()))
         flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK
-        flags |= POSIX_SPAWN_SETSID if new_session else POSIX_SPAWN_SETPGROUP
+        flags |= POSIX_SPAWN_SETSID if self.new_session else POSIX_SPAWN_SETPGROUP
         _check(_libc.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)))
         defaults = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores them
         if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
@@ -6941,8 +6896,7 @@ def _pad(launch, supervisor):
         flags = SECCOMP_FILTER_FLAG_NEW_LISTENER
         if launch.waits_killably:
             flags |= SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-        program = ctypes.create_string_buffer(launch.filter, len(launch.filter))
-        fprog = sock_fprog(len(program) // ctypes.sizeof(sock_filter), _address(program))
+        fprog = _sock_fprog(launch.filter)
         with _fork_lock:
             listener = _raw(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, _address(fprog))
             if listener < 0:
@@ -7183,9 +7137,13 @@ class _Stdio:
             os.close(self._owned.pop())
 
     def close_parent(self):
-        for stream in self.parent:
-            if stream is not None:
-                stream.close()
+        _close_streams(self.parent)
+
+
+def _close_streams(streams):
+    for stream in streams:
+        if stream is not None:
+            stream.close()
 
 
 class Process:
@@ -7293,9 +7251,7 @@ class Process:
             return
         supervisor.orphaned = True
         supervisor.kill(ExitReason.KILLED)
-        for stream in (self.stdin, self.stdout, self.stderr):
-            if stream is not None:
-                stream.close()
+        _close_streams((self.stdin, self.stdout, self.stderr))
         if not supervisor.finished.locked():
             supervisor.release()
         elif not self._threaded and not sys.is_finalizing():
@@ -7313,9 +7269,7 @@ class Process:
                         supervisor.release()
                 else:
                     supervisor.abandon()
-        for stream in (self.stdin, self.stdout, self.stderr):
-            if stream is not None:
-                stream.close()
+        _close_streams((self.stdin, self.stdout, self.stderr))
 
     def _finish(self, data, deadline):
         """communicate(), with a deadline."""
@@ -7483,13 +7437,11 @@ def confine(policy):
     _require_enforceable(policy, abi, supervised=False)
     program = _static_filter(policy)
     ruleset, missing = _landlock_ruleset(policy, abi) if abi else (None, ())
-    header, data = (_u32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0), (_u32 * 6)()
     try:
-        _call("capget", _address(header), _address(data))
+        header, data = _capabilities()
         keep = data[1] & _KEPT_CAPABILITIES
         data[:] = [keep, keep, 0, 0, 0, 0]
-        code = ctypes.create_string_buffer(program, len(program))
-        fprog = sock_fprog(len(program) // ctypes.sizeof(sock_filter), _address(code))
+        fprog = _sock_fprog(program)
         _run_steps([("no_new_privs", "prctl", (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
                     ("capabilities", "capset", (_address(header), _address(data)))]
                    + [("landlock_restrict_self", "landlock_restrict_self", (ruleset, 0))] * bool(abi)
@@ -7693,8 +7645,10 @@ def _command_run(options, fail):
     policy, trace_fd = _run_policy(options, fail), None
     if options.learn:
         policy = policy.replace(explain=True)
-        if not os.path.isdir(os.path.dirname(os.path.abspath(options.learn))):
-            fail("--learn: %r: its directory does not exist" % options.learn)
+        try:  # now: later, a symbolic link of the program's could lead there
+            learn_fd = os.open(os.path.dirname(os.path.abspath(options.learn)), O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as e:
+            fail("--learn: %r: its directory: %s" % (options.learn, e.strerror))
         for number in (signal.SIGTERM, signal.SIGINT):  # the program's to obey: what it used is still written
             signal.signal(number, lambda signum, frame: [run.signal(signum) for run in list(_live)])
     if options.trace_file:
@@ -7718,7 +7672,7 @@ def _command_run(options, fail):
         return 128 + signal.SIGINT
     _tell(result, options)
     if options.learn:
-        _learn(given, result, options.learn, fail)
+        _learn(given, result, options.learn, learn_fd, fail)
     if result.reason == ExitReason.TIMEOUT:
         return 124
     if result.exit_code is None:
@@ -7759,12 +7713,12 @@ def _tell_denials(denials):
                                         if count > 1 else "", remedy))
 
 
-def _learn(policy, result, file, fail):
+def _learn(policy, result, file, folder_fd, fail):
     learned = policy.narrow(result.used)
     for path in Policy.left_out(result.used):
         _told("%s was listed or written to, and is left out: it would open too much; add it by hand" % path)
     try:
-        learned.to_file(file)
+        learned.to_file("/proc/self/fd/%d/%s" % (folder_fd, os.path.basename(file)))
     except OSError as e:
         fail("--learn: %r: %s" % (file, e.strerror))
     _told("%s: %d readable and %d writable paths, %d endpoints, %d ports; run with --profile %s" % (
