@@ -211,14 +211,18 @@ class _Record:
 
 
 class SyscallEvent(_Record):
-    """One judged syscall. `pid` is the process; absent text is None, absent numbers are 0 or None."""
+    """One judged syscall. `pid` is the process; `size` is in bytes; `port` is that of the peer, or the one
+    to bind; `denied`: the rules or the kernel have refused it already. Absent text is None, absent
+    numbers are 0 or None."""
     _fields = dict(syscall=None, category=None, pid=0, parent_pid=0, path=None, host=None, port=0,
                    size=None, argv=None, denied=False)
 
     def path_contains(self, text):
+        """Whether there is a path with this text in it."""
         return self.path is not None and text in self.path
 
     def argv_contains(self, text):
+        """Whether a word of argv has this text in it."""
         return self.argv is not None and any(text in word for word in self.argv)
 
 
@@ -229,7 +233,7 @@ class Denial(_Record):
 
 
 class Result(_Record):
-    """How a run ended; SPEC of each field:
+    """How a run ended. Its fields:
 
     success: exit code 0, nothing killed it. exit_code (returncode): the program's, -N for signal
     N, 126/127 when it could not be executed. stdout, stderr: bytes, where captured. reason:
@@ -341,7 +345,7 @@ class _Endpoint(_Record):
 
 
 def _endpoint(field, text):
-    """The grammar of net_allow and net_deny, SPEC.md 2."""
+    """[tcp://|udp://] and a host, an address, a network ([...] for IPv6) or *, and :port,port; or unix://."""
     def wrong(reason):
         return PolicyError(field, text, reason)
 
@@ -512,7 +516,7 @@ def _import_the_rest():
 
 
 class Policy(_Record):
-    """What a program may do: a frozen, hashable value. README.md and SPEC.md 2 describe each field.
+    """What a program may do: a frozen, hashable value. README.md describes each field.
 
     Sizes are bytes or text such as "512M"; times are seconds; paths are made absolute when the
     policy is built. max_processes counts every process of the sandbox that holds a pid, the first
@@ -807,7 +811,7 @@ PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
 PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0x4206, 0x4207
 PTRACE_O_TRACEEXEC, PTRACE_EVENT_EXEC, WALL = 1 << 4, 4, 0x40000000  # __WALL of wait(2)
 CLD_TRAPPED = 4
-RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_NOFILE = 0, 1, 2, 7
+RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NOFILE = 0, 1, 2, 4, 7
 PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT, RESOLVE_CACHED = 2, 16, 32
@@ -849,6 +853,7 @@ _HARMLESS_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xffffffff)
 # ------------------------------------------------------------------------------------------------
 # 5  Syscall table
 # ------------------------------------------------------------------------------------------------
+
 # Names in the order of their numbers; @N sets the next number. From 424 on, all architectures
 # number alike. Taken from the kernel's own headers (linux-libc-dev 7.2) and tested against them.
 
@@ -1080,7 +1085,7 @@ class _SignalsBlocked:
         return self
 
     def _handle_pending(self):
-        return
+        """Being called is what it is for: the interpreter runs pending handlers before a function begins."""
 
     def __exit__(self, *exception):
         try:
@@ -1121,6 +1126,11 @@ def _is_free(lock, timeout_s):
     if free:
         lock.release()
     return free
+
+
+def _is_ours(tid):
+    """Whether a number is a thread of this process, the host's own, of which the kernel refuses us nothing."""
+    return not _thread_is_gone(tid)
 
 
 _fork_lock = _thread.allocate_lock()  # held while the host forks, and while a descriptor is made
@@ -1170,7 +1180,7 @@ def _read_memory(tid, address, size):
 
 def _write_checked(listener, request, address, data):
     """Into a task that waits: checked with nothing in between, and never into a thread of ours."""
-    if not _thread_is_gone(request.tid):
+    if _is_ours(request.tid):
         raise OSError(errno.ESRCH, "not a task of the sandbox")
     listener.check(request)
     _write_memory(request.tid, address, data)
@@ -1547,7 +1557,7 @@ def _arg(index):
     return seccomp_data.args.offset + 8 * index
 
 
-# The block-list of SPEC.md 6: errno, whether extra_allow_syscalls may lift it, names.
+# The block-list: errno, whether extra_allow_syscalls may lift it, names.
 _BLOCKED = (
     (errno.ENOSYS, False, "clone3 io_uring_setup io_uring_enter io_uring_register"),
     # A domain of the program's own would not bind the broker: better that it knows that it has none.
@@ -1874,6 +1884,7 @@ def _assemble_tree(asm, rows, name):
     asm.label(name + "r")
     _assemble_tree(asm, rows[middle:], name + "r")
 
+
 # ------------------------------------------------------------------------------------------------
 # 9  Notifications: request and reply
 # ------------------------------------------------------------------------------------------------
@@ -2104,9 +2115,11 @@ def _task_status(tid):
     except OSError:
         return {}
 
+
 # ------------------------------------------------------------------------------------------------
 # 10  Handlers by family, and their table
 # ------------------------------------------------------------------------------------------------
+
 # A handler takes (supervisor, request) and returns a reply, or None: whoever it handed the request
 # to replies. All run on the broker's thread, inside the sandbox's Landlock domain.
 
@@ -2115,12 +2128,13 @@ _ANYWHERE, _BROKER, _WORKER = range(3)  # where a call acts
 
 class _Held:
     """The calls that hold descriptors of the host: not more than LIMIT of those, and none is left
-    when the run has ended, wherever its call was on its way."""
-    LIMIT = 512
+    when the run has ended, wherever its call was on its way. Past LIMIT_BYTES of argv the next
+    requests wait unread."""
+    LIMIT, LIMIT_BYTES = 512, 32 << 20
 
     def __init__(self):
-        self._lock = _thread.allocate_lock()  # guards the two below
-        self._calls, self.count = set(), 0
+        self._lock = _thread.allocate_lock()  # guards the three below
+        self._calls, self.count, self.size_bytes = set(), 0, 0
 
     def take(self, call):
         """False if that would be too many."""
@@ -2128,15 +2142,21 @@ class _Held:
             if call.held is None:
                 if self.count + len(call.fds) > self.LIMIT:
                     return False
-                call.held = (self, len(call.fds))
+                size_bytes = sum(len(word) + 200 for word in call.event.get("argv") or ())
+                call.held = (self, len(call.fds), size_bytes)
                 self.count += len(call.fds)
+                self.size_bytes += size_bytes
                 self._calls.add(call)
             return True
 
-    def give(self, call, count):
+    def give(self, call, count, size_bytes):
         with self._lock:
             self.count -= count
+            self.size_bytes -= size_bytes
             self._calls.discard(call)
+
+    def is_full(self):
+        return self.size_bytes > self.LIMIT_BYTES
 
     def close(self):
         for call in list(self._calls):
@@ -2160,7 +2180,7 @@ class _Call:
     sock, datagram, message = None, False, None
     worker, interrupted, seen_pending = None, False, 0
     submitted = 0.0  # to the callback, time.monotonic()
-    held = None      # (_Held, number of descriptors counted there)
+    held = None      # (_Held, number of descriptors counted there, bytes of argv)
     linked = moves = False
     above = None     # identities of the directories above its paths
     child = None     # (directory, name) of what a name means now
@@ -2206,12 +2226,13 @@ class _Call:
             self.close()
 
     def close(self):
+        self.act = None  # mostly it refers to the call, which may be large
         while self.fds:
             os.close(self.fds.pop())
         if self.held is not None:
-            held, count = self.held
+            held, *what = self.held
             self.held = None
-            held.give(self, count)
+            held.give(self, *what)
 
 
 # -- processes -----------------------------------------------------------------------------------
@@ -2714,12 +2735,13 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
 def _is_abstract_inside(sup, name):
     """Whether there are sockets of an abstract name, and all of them are open in the sandbox: inodes from
     /proc/net/unix, then descriptors of the members; unix(7)."""
+    if b"\n" in name:
+        return False  # not told apart from what follows
     shown = b"@" + name.replace(b"\0", b"@")
     with open("/proc/%d/net/unix" % sup.pid, "rb") as file:
         rows = [line.rstrip(b"\n").split(None, 7) for line in file]
-    wanted = {os.fsdecode(b"socket:[" + row[6] + b"]") for row in rows if len(row) > 7 and row[7] == shown}
-    if b"\n" in name:
-        return False  # not told apart from what follows
+    wanted = {os.fsdecode(b"socket:[" + row[6] + b"]") for row in rows  # 0: not accepted yet
+              if len(row) > 7 and row[7] == shown and row[6] != b"0"}
     found = set()
     for pid in sup.members():
         for fd in _listed("/proc/%d/fd" % pid):
@@ -3040,7 +3062,7 @@ class _Message:
             if sent == -errno.EAGAIN and waits and call.where != _WORKER:
                 return None
             if sent < 0:
-                return _return(self.sent) if self.sent else self._failed(sock, -sent, is_stream)
+                return _return(self.sent) if self.sent else self._failed(-sent, is_stream)
             self.sent += sent
             self.control = b""
             if not is_stream or not (more or sent < len(payload)) or not waits:
@@ -3077,7 +3099,7 @@ class _Message:
         quick = 0 if call.where == _WORKER else MSG_DONTWAIT
         return _raw(_NR["sendmsg"], sock, _address(header), self.flags | quick | MSG_NOSIGNAL)
 
-    def _failed(self, sock, error, is_stream):
+    def _failed(self, error, is_stream):
         if error == errno.EPIPE and is_stream and not self.flags & MSG_NOSIGNAL:
             _raw(_NR["tkill"], self.request.tid, signal.SIGPIPE)
         return _refuse(error)
@@ -3193,7 +3215,7 @@ def _open_beneath_task(tid, name, flags=0):
         os.close(fd)
         raise
     numbers = [part for part in path.split(b"/")[:3] if part.isdigit()]
-    if any(not _thread_is_gone(int(number)) for number in numbers):
+    if any(_is_ours(int(number)) for number in numbers):
         os.close(fd)
         raise OSError(errno.EACCES, "of the host")
     return fd
@@ -3363,7 +3385,7 @@ class _Walker:
         for root in self.proc:
             if path.startswith(root):
                 number = path[len(root):].split(b"/")[0]
-                if number.isdigit() and not _thread_is_gone(int(number)):
+                if number.isdigit() and _is_ours(int(number)):
                     raise OSError(errno.EACCES, "of the host")
 
     def _checked(self, fd, flags, name):
@@ -4226,6 +4248,7 @@ class _Exec:
                 self.call.identify(os.fstat(fd))
                 self.expected_loader = self.call.identities[-1]
                 paths.append(walker.path(fd))
+        self.expected_paths = {os.fsdecode(path) for path in paths}
         self.call.paths = tuple(os.fsdecode(path) for path in paths[1:])
         self.call.needs = tuple(("fs_readable", os.fsdecode(path)) for path in paths)
 
@@ -4285,12 +4308,17 @@ class _Exec:
                 if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) < 0:
                     continue
                 signum, _, code = struct.unpack_from("=3i", info)
-                if not self._is_as_approved(code >> 8):
+                event = max(code, 0) >> 8  # negative: how a signal was sent
+                try:
+                    approved = self._is_as_approved(event)
+                except OSError:
+                    continue  # it dies; or nobody can tell, and it stays stopped
+                if not approved:
                     self.sup.fault("%s of %s: what the kernel did is not what was approved; killed" % (
                         self.call.family, self.call.event["path"]))
                     _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
                     break  # it dies as ours, and is waited for below
-                if _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, 0 if code >> 8 else signum) >= 0:
+                if _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, 0 if event else signum) >= 0:
                     return  # else it was killed just now, and is waited for below
             if all(self._is_over(number) for number in numbers):
                 return
@@ -4321,27 +4349,24 @@ class _Exec:
             self.sup.explain(self.call, errno.EACCES, only_grants=True)  # it has failed, for whatever reason
             return True
         process = self.request.task.process
-        try:
-            info = os.stat("/proc/%d/exe" % process)
-            with open("/proc/%d/cmdline" % process, "rb", 0) as file:
-                line = file.readall()
-            if self.sup.context.denies() and not self._is_mapped_as_approved(process):
-                return False
-        except OSError:
+        info = os.stat("/proc/%d/exe" % process)
+        with open("/proc/%d/cmdline" % process, "rb", 0) as file:
+            line = file.readall()
+        if self.sup.context.denies() and not self._is_mapped_as_approved(process):
             return False
         self.sup.explain(self.call, 0)
         return ((info.st_dev, info.st_ino) == self.expected_file
                 and line == b"".join(word + b"\0" for word in self.expected_argv))
 
     def _is_mapped_as_approved(self, process):
-        """By inodes: what has the loader's path by now could be another file. Devices are told apart,
-        though not compared with stat(2)'s, which are others on some filesystems: an inode's number that
-        two have stands for two files. By path too, as at the first exec."""
+        """By inodes and by paths: each alone can be made that of another file. Devices are told apart, though
+        not compared with stat(2)'s, which are others on some filesystems: an inode's number that two have
+        stands for two files."""
         expected = [inode for _, inode in {self.expected_file, self.expected_loader} - {None}]
         found = _mapped_files(process)
         inodes = [inode for _, inode in found]
-        return all(inodes.count(inode) <= expected.count(inode) for inode in inodes) and not any(
-            self.sup.context.denies_file(path, None) for path in found.values())
+        return (all(inodes.count(inode) <= expected.count(inode) for inode in inodes)
+                and {path.replace("\\012", "\n") for path in found.values()} <= self.expected_paths)
 
 
 def _script_words(head):
@@ -5315,7 +5340,8 @@ class _Supervisor:
 
     def take(self, request, handler):
         """Answers, or lets the request wait until the callback has room for it: it holds nothing."""
-        if self.handlers[request.nr][3] in self.asked and self.callback.is_full():
+        waits = self.handlers[request.nr][3] in self.asked or handler is _on_exec and self.callback
+        if waits and self.callback.is_full():
             self.backlog.put((request, handler))
             self._receive_backlog()  # there may be room by now, and nobody left to say so
         else:
@@ -5625,7 +5651,7 @@ class _Supervisor:
     def is_member(self, pid):
         """Whether a pid or thread id is inside. The host's own threads never are, though the
         kernel lets the broker signal them."""
-        if not 0 < pid < 1 << 31 or not _thread_is_gone(pid):
+        if not 0 < pid < 1 << 31 or _is_ours(pid):
             return False
         if self.scoped:
             return self.broker.call(_raw, _NR["kill"], pid, 0) == 0
@@ -6291,7 +6317,8 @@ class PolicyContext:
     # -- changing
 
     def grant_network(self, ips):
-        """Allows addresses again, as far as the static policy does."""
+        """Allows addresses again, as far as the static policy does: text or ipaddress objects, networks
+        too. PolicyFnError once the network was restricted, PolicyError for what is no address."""
         ranges = _address_ranges("grant_network", ips)
         with self._lock:
             self._refuse_restricted("network")
@@ -6299,10 +6326,11 @@ class PolicyContext:
             self._now["network"] = tuple(dict.fromkeys(self._now["network"] + more))
 
     def grant_max_memory(self, n):
-        """bytes."""
+        """Allows n bytes, at the most what the static policy does. PolicyFnError once it was restricted."""
         self._grant("max_memory", _integer("grant_max_memory", n))
 
     def grant_max_processes(self, n):
+        """Allows n processes, at the most what the static policy does. PolicyFnError once it was restricted."""
         self._grant("max_processes", _integer("grant_max_processes", n))
 
     def restrict_network(self, ips):
@@ -6313,10 +6341,11 @@ class PolicyContext:
             self._now["network"] = _intersect(self._now["network"], ranges)
 
     def restrict_max_memory(self, n):
-        """bytes."""
+        """At the most n bytes from now on, for good; what is in use stays, and must not grow."""
         self._restrict("max_memory", _integer("restrict_max_memory", n))
 
     def restrict_max_processes(self, n):
+        """At the most n processes from now on, for good; those that live stay."""
         self._restrict("max_processes", _integer("restrict_max_processes", n))
 
     def _grant(self, field, n):
@@ -6491,7 +6520,8 @@ class _Callback:
             self._deny_waiting()
 
     def is_full(self):
-        return self._alive and not self._late and self._calls.qsize() >= self.WAITING
+        return self._alive and not self._late and (
+            self._calls.qsize() >= self.WAITING or self._sup.held.is_full())
 
     def _serve(self):
         self.tid = threading.get_native_id()
@@ -6681,7 +6711,9 @@ class _Launch:
         self.descriptors = () if _kernel_flags().marks_ranges else _possible_descriptors()
         self.limits = tuple((resource, value) for resource, value in (
             (RLIMIT_NOFILE, policy.max_open_files), (RLIMIT_CPU, policy.max_cpu_seconds),
-            (RLIMIT_FSIZE, policy.max_file_size), (RLIMIT_DATA, policy.max_memory)) if value is not None)
+            (RLIMIT_FSIZE, policy.max_file_size), (RLIMIT_DATA, policy.max_memory),
+            # The kernel writes a core wherever the program is, and asks nobody who judges paths.
+            (RLIMIT_CORE, 0 if "openat" in self.trapped else None)) if value is not None)
         self._identity_steps()
         self._spawn_arguments()
 
@@ -6968,10 +7000,10 @@ def _posix_spawn(launch, path):
     with _spawn_lock:
         return _libc.posix_spawn(*arguments)
 
+
 # ------------------------------------------------------------------------------------------------
 # 15  Sandbox, Process, confine
 # ------------------------------------------------------------------------------------------------
-
 
 def _deadline(timeout):
     if timeout is None:
@@ -7451,6 +7483,7 @@ def confine(policy):
             os.close(ruleset)
     return missing
 
+
 # ------------------------------------------------------------------------------------------------
 # 16  Command line
 # ------------------------------------------------------------------------------------------------
@@ -7714,6 +7747,8 @@ def _tell_denials(denials):
 
 
 def _learn(policy, result, file, folder_fd, fail):
+    if any(line.startswith("explain: more was used") for line in result.policy_errors):
+        fail("--learn: the run used more than is kept of it; nothing is written")
     learned = policy.narrow(result.used)
     for path in Policy.left_out(result.used):
         _told("%s was listed or written to, and is left out: it would open too much; add it by hand" % path)

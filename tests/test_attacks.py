@@ -775,3 +775,35 @@ def test_what_is_done_to_other_processes_is_done_on_behalf(abi, monkeypatch):
     finally:
         victim.kill()
         victim.wait()
+
+
+def test_f_setsig_of_a_descriptor_that_the_host_owns():
+    """It would pick the signal that the kernel sends the host."""
+    import fcntl
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        code = "import fcntl, sys\ntry: fcntl.fcntl(0, fcntl.F_SETSIG, 15)\nexcept OSError as e: print(e.errno)"
+        assert Sandbox(fs_readable=SYSTEM_PATHS).run([sys.executable, "-S", "-c", code], stdin=theirs).stdout == b"1\n"
+        assert fcntl.fcntl(theirs, fcntl.F_GETSIG) == 0
+        subprocess.run([sys.executable, "-S", "-c", code], stdin=theirs)  # the control
+        assert fcntl.fcntl(theirs, fcntl.F_GETSIG) == 15
+
+
+def test_argv_that_waits_takes_no_more_memory_than_is_set_aside(monkeypatch):
+    """A thousand threads execute with 130,000 words each: the next ones wait unread."""
+    taken, most = sandlock._Held.take, []
+
+    def take(self, call):
+        done = taken(self, call)
+        most.append(self.size_bytes)
+        return done
+    monkeypatch.setattr(sandlock._Held, "take", take)
+    source = ("#include <pthread.h>\n#include <stdlib.h>\n#include <unistd.h>\nstatic char *v[130001];\n"
+              "static void *go(void *x) { for (;;) { execv(\"/nonexistent\", v); usleep(1000); } }\n"
+              "int main() { for (int i = 0; i < 130000; i++) v[i] = \"word\"; pthread_t t;\n"
+              "    for (int i = 0; i < 64; i++) pthread_create(&t, 0, go, 0); sleep(2); _exit(0); }")
+    payload = compiled(source, "-pthread")
+    before = int(open("/proc/self/statm").read().split()[1])
+    result = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), policy_fn=lambda e, c: time.sleep(0.05), policy_events=["execve"]).run([payload], timeout=30)
+    assert result.success and len(most) > 3 and max(most) < sandlock._Held.LIMIT_BYTES + (40 << 20), (result.exit_code, result.error)
+    assert (int(open("/proc/self/statm").read().split()[1]) - before) * 4096 < 400 << 20

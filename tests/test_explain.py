@@ -327,6 +327,17 @@ def test_what_would_open_too_much_is_left_out_and_said(tmp_path, home):
     assert bad.returncode == 125 and bad.stdout == b"" and b"--learn" in bad.stderr
 
 
+def test_a_profile_follows_no_link_that_the_program_has_laid(tmp_path, home):
+    """Neither into the profile, nor to where it is written."""
+    (home / "profiles").mkdir()
+    (tmp_path / "victim").mkdir()
+    script = "mkdir build; echo > build/x; rm -r build; ln -s / build; mv profiles gone; ln -s %s profiles" % (tmp_path / "victim")
+    result = cli("run", "--learn", "profiles/p.json", "--system", "-w", home, "--", "sh", "-c", script, cwd=home)
+    assert result.returncode == 0 and os.listdir(str(tmp_path / "victim")) == [], result.stderr
+    text = json.loads((home / "gone" / "p.json").read_text())
+    assert not any(os.path.realpath(path) == "/" for path in text["fs_readable"] + text.get("fs_writable", [])) and b"build was listed or written to" in result.stderr
+
+
 # -- trace -----------------------------------------------------------------------------------------
 
 LINE = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} \d+ ([a-z]+) ?(.*) (allow|audit|refused|error|E[A-Z0-9]+)$")

@@ -707,3 +707,25 @@ def test_nobody_is_left_waiting_for_a_look_that_fails_or_has_just_ended(tmp_path
         raise ValueError("of ours")
     monkeypatch.setattr(sandlock._DeniedPaths, "_scan", staticmethod(broken))
     assert attempts("print(ok(opened, 'l', 0))", tmp_path, fs_denied=[tmp_path / "den"]) == ["EACCES"]
+
+
+def test_the_kernel_writes_no_core_into_a_denied_place(tmp_path):
+    """core(5): where the pattern is a plain name, it is opened in the program's directory, unasked."""
+    with open("/proc/sys/kernel/core_pattern") as pattern:
+        if pattern.read().startswith("|"):
+            pytest.skip("cores go to a program here (core_pattern)")
+    import resource
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if hard == 0:
+        pytest.skip("no cores here (ulimit -c)")
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        fields = dict(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path)
+        abort = [sys.executable, "-S", "-c", "import os; os.abort()"]
+        Sandbox(fs_denied=[tmp_path / "core"], **fields).run(abort)
+        Sandbox(policy_fn=lambda e, c: None, **fields).run(abort)
+        assert os.listdir(tmp_path) == []
+        Sandbox(**fields).run(abort)  # the control: nobody judges paths, and Landlock has allowed it
+        assert os.listdir(tmp_path) != []
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
