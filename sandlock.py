@@ -673,7 +673,8 @@ PIDFD_INFO_EXIT = 1 << 3
 PIDFD_THREAD = 0o200  # O_EXCL
 PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
 PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0x4206, 0x4207
-PTRACE_O_TRACEEXEC, PTRACE_EVENT_EXEC, WALL = 1 << 4, 4, 0x40000000  # __WALL of wait(2)
+PTRACE_SYSCALL, PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEEXEC = 24, 1, 1 << 4
+PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP, WALL = 4, 128, 0x40000000  # __WALL of wait(2)
 CLD_TRAPPED = 4
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_NOFILE = 0, 1, 2, 7
 PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
@@ -3977,6 +3978,7 @@ class _Traced:
     the task is traced, stopped when the call has been made, and what became of it compared with
     what was approved. Anything else is killed before its next instruction."""
     PATIENCE_S = 10.0
+    SYSCALL_STOP = signal.SIGTRAP | 0x80  # si_code of PTRACE_O_TRACESYSGOOD
 
     def __init__(self, sup, call):
         self.sup, self.call, self.request = sup, call, call.request
@@ -3994,25 +3996,62 @@ class _Traced:
         """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
         request, numbers = self.request, self._numbers()
         try:
-            _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC)
+            _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD)
         except OSError as e:  # of a task whose memory others may write nothing can be promised
             self.sup.deny(self.call, "ptrace is refused here: %s" % e, None)
             return _refuse(errno.EPERM)
         # From here on it has to be let go of, whoever it is: also if the task has died meanwhile.
-        waits_killably = self.sup.launching.waits_killably
-        if waits_killably:
-            _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
-        self.sup.listener.reply(request, _CONTINUE)
-        if not waits_killably:  # where it would end the waiting, before the call is made
-            _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
-        self._verify(numbers)
+        _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
+        if self.sup.launching.waits_killably:
+            self.sup.listener.reply(request, _CONTINUE)
+            self._verify(numbers)
+        elif self._makes_it_again():
+            self._verify(numbers)
         return _ANSWERED
+
+    def _makes_it_again(self):
+        """Before Linux 5.19 a stop ends the waiting, before the call is made. A stop that is asked
+        for only after the answer could find the task anywhere: gone on with its work, or held by
+        vfork(2) until a child executes, which is asked here too. So the call is made once more,
+        traced from its entry to its exit, and continued without being asked again: see
+        _Supervisor.receive. False if the task is let go of: a signal came first, or a pause."""
+        tid = self.request.tid
+        for expected in (PTRACE_EVENT_STOP << 8 | signal.SIGTRAP, self.SYSCALL_STOP):
+            stop = self._stop((tid,))
+            if stop is None:
+                return False
+            if stop[2] != expected:
+                if self._let_go(*stop):
+                    return False
+                continue  # it was killed just now: there is no further stop
+            if expected == self.SYSCALL_STOP:
+                self.sup.continued[tid] = self.request
+            _raw(_NR["ptrace"], PTRACE_SYSCALL, tid, 0, 0)
+        return True
 
     def _verify(self, numbers):
         """Waits for the stop, at the committed exec or where the call has returned, and lets go.
+        A signal may come first where the call has returned: it is handed on."""
+        while True:
+            stop = self._stop(numbers)
+            self.sup.continued.pop(self.request.tid, None)
+            if stop is None:
+                return
+            if not self._is_as_approved(stop[2] >> 8):
+                self.sup.fault("%s of %s: what the kernel did is not what was approved; killed" % (
+                    self.call.family, self.call.event["path"]))
+                _raw(_NR["kill"], numbers[-1], signal.SIGKILL)  # it dies as ours, and is waited for
+            elif self._let_go(*stop):
+                return  # else it was killed just now, and is waited for
 
-        Asked of the kernel by trying, not by wait(2): another thread of the host may wait for every
-        child. A signal may come first where the call has returned: it is handed on."""
+    def _let_go(self, number, signum, code):
+        handed_on = 0 if code >> 8 or code == self.SYSCALL_STOP else signum
+        return _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, handed_on) >= 0
+
+    def _stop(self, numbers):
+        """Waits until one of them has stopped: (number, si_signo, si_code), or None once all are
+        over. Asked of the kernel by trying, not by wait(2): another thread of the host may wait
+        for every child."""
         info, pause = ctypes.create_string_buffer(128), 0
         deadline = time.monotonic() + self.PATIENCE_S
         while True:
@@ -4022,18 +4061,11 @@ class _Traced:
                 _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
                 deadline += 3600
             for number in numbers:
-                if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) < 0:
-                    continue
-                signum, _, code = struct.unpack_from("=3i", info)
-                if not self._is_as_approved(code >> 8):
-                    self.sup.fault("%s of %s: what the kernel did is not what was approved; killed" % (
-                        self.call.family, self.call.event["path"]))
-                    _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
-                    break  # it dies as ours, and is waited for below
-                if _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, 0 if code >> 8 else signum) >= 0:
-                    return  # else it was killed just now, and is waited for below
+                if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) >= 0:
+                    signum, _, code = struct.unpack_from("=3i", info)
+                    return number, signum, code
             if all(self._is_over(number) for number in numbers):
-                return
+                return None
             time.sleep(pause)
             pause = min(pause + 2e-6, 1e-3)
 
@@ -4905,6 +4937,7 @@ class _Supervisor:
         self.scoped = launch.abi >= ABI_SCOPED
         self.runners = _Runners() if 0 < launch.abi < ABI_SCOPED else None
         self.held = _Held()
+        self.continued = {}  # task -> its approved request, which it makes again; see _Traced
         trapped = {row[0] for row in self.handlers.values()}
         self.walker = (_Walker() if trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
                        else None)
@@ -5174,6 +5207,11 @@ class _Supervisor:
         if request is None:
             return
         self.census.in_flight.discard(request.tid)
+        approved = self.continued.pop(request.tid, None)
+        if approved is not None:
+            same = (request.nr, request.args) == (approved.nr, approved.args)
+            self.listener.reply(request, _CONTINUE if same else _refuse(errno.EPERM))
+            return
         handler, needs_task, _, family = self.handlers.get(request.nr, (None, False, None, None))
         if handler is None:
             self.listener.reply(request, _refuse(errno.EPERM))
