@@ -1303,7 +1303,7 @@ def _require_enforceable(policy, abi, supervised=True):
         name, needed, kernel = next(row for row in _PROTECTIONS if row[0] == lost[0])
         raise UnsupportedError(name, "Landlock ABI %d (Linux %s), or best_effort" % (needed, kernel),
                                "ABI %d (Linux %s)" % (abi, os.uname().release))
-    return lost
+    return lost + (_FINDING,) * (not abi and supervised)  # see _descendants
 
 
 # ------------------------------------------------------------------------------------------------

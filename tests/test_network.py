@@ -16,7 +16,7 @@ import pytest
 
 import sandlock
 from sandlock import LaunchError, PolicyError, Sandbox, SYSTEM_PATHS
-from support import THIN, answering, box, clean, compiled, eventually, free_port, requires_abi, snapshot
+from support import THIN, answering, box, clean, compiled, eventually, free_port, requires_abi, requires_program, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -109,6 +109,7 @@ def test_redis_clients(tmp_path):
         server.wait()
 
 
+@requires_program("git")
 def test_git_clone_over_the_network(tmp_path):
     source, port = tmp_path / "source", free_port()
     subprocess.run(["git", "init", "-q", str(source)], check=True)
