@@ -67,6 +67,8 @@ def test_no_thread_of_the_host_is_ever_within_reach(mode, monkeypatch):
         pytest.skip("needs root")
     probe = compiled(PROBE, "-static")
     if mode == "SIGSTOP":  # where ptrace is refused
+        if not sandlock._kernel_flags().waits_killably:
+            pytest.skip("needs Linux 5.19")
         original = sandlock._call
         monkeypatch.setattr(sandlock, "_call", lambda name, *a: (_ for _ in ()).throw(
             PermissionError(1, "refused")) if name == "ptrace" else original(name, *a))
@@ -751,7 +753,7 @@ def call(*args):  # musl's functions of these names only fail
     got = libc.syscall(*args)
     if got < 0: raise OSError(ctypes.get_errno(), "")
     return got
-print(ok(resource.prlimit, pid, resource.RLIMIT_NOFILE, (77, 88)), resource.prlimit(pid, resource.RLIMIT_NOFILE), ok(os.sched_setaffinity, pid, os.sched_getaffinity(0)), ok(os.setpriority, 0, pid, 5), os.getpriority(0, pid),
+print(ok(resource.prlimit, pid, resource.RLIMIT_NOFILE, (77, 88)), resource.prlimit(pid, resource.RLIMIT_NOFILE), ok(os.sched_setaffinity, pid, os.sched_getaffinity(0)), ok(os.setpriority, 0, pid, 15), os.getpriority(0, pid),
       ok(call, %d, pid, os.SCHED_BATCH, zero), call(%d, pid), ok(call, %d, pid, zero), ok(os.sched_setaffinity, os.getpid(), os.sched_getaffinity(0)))
 os.kill(pid, signal.SIGUSR1); print(os.waitstatus_to_exitcode(os.wait()[1]) if hasattr(os, "waitstatus_to_exitcode") else os.wait and 5)
 for what in (lambda: os.kill(int(sys.argv[1]), 15), lambda: os.killpg(int(sys.argv[2]), 15), lambda: resource.prlimit(int(sys.argv[1]), resource.RLIMIT_NOFILE, (50, 50)), lambda: os.setpriority(0, int(sys.argv[1]), 9)): print(ok(what))
@@ -767,7 +769,7 @@ def test_what_is_done_to_other_processes_is_done_on_behalf(abi, monkeypatch):
     try:
         result = box().run([sys.executable, "-S", "-c", OTHERS, str(victim.pid), str(victim.pid)], timeout=30)
         lines = result.stdout.decode().splitlines()
-        assert lines[0] == "(77, 88) (77, 88) ok ok 5 ok 3 ok ok" or lines[0].endswith("(77, 88) ok ok 5 ok 3 ok ok"), result
+        assert lines[0].endswith("(77, 88) ok ok 15 ok 3 ok ok"), result
         assert lines[1] == "5" and set(lines[2:]) == {"1"} and victim.poll() is None, result
         subprocess.run([sys.executable, "-S", "-c", OTHERS, str(victim.pid), str(victim.pid)], stdout=subprocess.PIPE)
         assert victim.wait(10) == -15

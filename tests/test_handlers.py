@@ -184,10 +184,10 @@ def test_a_path_that_flips_never_opens_what_was_denied(tmp_path):
     payload = compiled(FLIP, "-pthread")
     (tmp_path / "a").write_text("public")
     (tmp_path / "b").write_text("secret")
-    command = [payload, str(tmp_path / "a"), str(tmp_path / "b"), "2000" if THIN else "20000"]
+    command = [payload, str(tmp_path / "a"), str(tmp_path / "b")]
     fields = dict(fs_readable=SYSTEM_PATHS + (tmp_path, os.path.dirname(payload)), policy_events=["file"])
     for fn in (lambda e, c: e.path == str(tmp_path / "b"), None):
-        opened, hits = map(int, Sandbox(policy_fn=fn, **fields).run(command, timeout=100).stdout.split())
+        opened, hits = map(int, Sandbox(policy_fn=fn, **fields).run(command + ["2000" if fn and THIN else "20000"], timeout=100).stdout.split())
         assert opened > 100 and bool(hits) == (fn is None)
 
 

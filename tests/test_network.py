@@ -528,7 +528,7 @@ def test_an_address_that_flips_never_reaches_another_port():
             server.listen(128)
             stack.enter_context(answering(server, b"x"))
             ports.append(server.getsockname()[1])
-        command = [payload, *map(str, ports), "600" if THIN else "3000"]
+        command = [payload, *map(str, ports), "1500" if THIN else "3000"]
         # Landlock would refuse the other port too: an address rule leaves the port to the supervisor.
         sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),),
                           net_allow=["127.0.0.1:%d" % ports[0], "10.9.9.9"])
