@@ -5290,12 +5290,20 @@ class _Supervisor:
             self.deny(_Call(request, family, None), error.strerror, None)
             return _refuse(errno.EPERM)
         if error.errno in (errno.EFAULT, errno.EPERM) and family in self.asked:
-            self.fault("%s: its arguments cannot be read: %s" % (family, error))
+            if self._waits(request):
+                self.fault("%s: its arguments cannot be read: %s" % (family, error))
             return _refuse(errno.EPERM)
         if error.errno == errno.EPERM and family is not None:
             self.deny(_Call(request, family, None), "not to be judged: %s (of a process that is not "
                       "dumpable nothing can be read)" % error, None)
         return _refuse(error.errno or errno.EPERM)
+
+    def _waits(self, request):
+        try:
+            self.listener.check(request)
+            return True
+        except OSError:  # it was killed, or a signal ended the waiting (before 5.19): nothing is refused
+            return False
 
     def on_supervisor(self, request, function):
         """For a handler: the reply is what `function` returns on the supervisor's thread."""
