@@ -131,6 +131,7 @@ SHORTAGE = """
 def test_whatever_number_of_descriptors_is_left_nothing_is_half_done():
     """From none at all to enough: an error that says so, or it works."""
     out = host(SHORTAGE % ("range(3, 44)", "resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 1024))", "resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))"))
+    assert not out.startswith("Traceback"), out
     works, errors = out.split(" ", 1)
     assert int(works) >= 5 and "ulimit -n" in errors, out
 
