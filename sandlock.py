@@ -5574,9 +5574,9 @@ class _Supervisor:
         if not self.broker.close():
             self.error = self.error or "a thread that acted for the program is still blocked"
             self.launching.keep_undumpable()
-        if self.callback and self.callback.tid and not self.callback.close():
+        if self.callback and self.callback.tid != 0 and not self.callback.close():
             self.fault("the callback did not return; its thread is left to itself")
-            self.callback.tid = None
+            self.callback.tid = 0
         if self.holds_interval:
             self.holds_interval = False
             _hold_switch_interval(False)
@@ -6290,7 +6290,7 @@ class _Callback:
         self._late = False     # the one that is being judged has had its time
         self._alive = False
         self._ended = _thread.allocate_lock()
-        self.tid = None
+        self.tid = None  # while it has not begun; 0 where it is left to itself
 
     def start(self):
         self._ended.acquire()
