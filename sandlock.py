@@ -809,7 +809,8 @@ PIDFD_INFO_EXIT = 1 << 3
 PIDFD_THREAD = 0o200  # O_EXCL
 PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
 PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0x4206, 0x4207
-PTRACE_O_TRACEEXEC, PTRACE_EVENT_EXEC, WALL = 1 << 4, 4, 0x40000000  # __WALL of wait(2)
+PTRACE_SYSCALL, PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEEXEC = 24, 1, 1 << 4
+PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP, WALL = 4, 128, 0x40000000  # __WALL of wait(2)
 CLD_TRAPPED = 4
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NOFILE = 0, 1, 2, 4, 7
 PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
@@ -5051,6 +5052,7 @@ class _Supervisor:
         self.scoped = launch.abi >= ABI_SCOPED
         self.runners = _Runners() if 0 < launch.abi < ABI_SCOPED else None
         self.held = _Held()
+        self.continued = {}  # task -> its approved request, which it makes again; see _Traced
         trapped = {row[0] for row in self.handlers.values()}
         self.walker = (_Walker() if trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
                        else None)
@@ -5327,6 +5329,11 @@ class _Supervisor:
         if request is None:
             return
         self.census.in_flight.discard(request.tid)
+        approved = self.continued.pop(request.tid, None)
+        if approved is not None:
+            same = (request.nr, request.args) == (approved.nr, approved.args)
+            self.listener.reply(request, _CONTINUE if same else _refuse(errno.EPERM))
+            return
         handler, needs_task, _, family = self.handlers.get(request.nr, (None, False, None, None))
         if handler is None:
             self.listener.reply(request, _refuse(errno.EPERM))
@@ -5405,12 +5412,20 @@ class _Supervisor:
             family = family or ("bind" if handler is _on_listen else "openat")
             return self.refused(_Call(request, family, None), errno.EPERM, error.strerror, None)
         if error.errno in (errno.EFAULT, errno.EPERM) and family in self.asked:
-            self.fault("%s: its arguments cannot be read: %s" % (family, error))
+            if self._waits(request):
+                self.fault("%s: its arguments cannot be read: %s" % (family, error))
             return _refuse(errno.EPERM)
         if error.errno == errno.EPERM and family is not None:
             self.deny(_Call(request, family, None), "not to be judged: %s (of a process that is not "
                       "dumpable nothing can be read)" % error, None)
         return _refuse(error.errno or errno.EPERM)
+
+    def _waits(self, request):
+        try:
+            self.listener.check(request)
+            return True
+        except OSError:  # it was killed, or a signal ended the waiting (before 5.19): nothing is refused
+            return False
 
     def on_supervisor(self, request, function):
         """For a handler: the reply is what `function` returns on the supervisor's thread."""
@@ -5700,9 +5715,9 @@ class _Supervisor:
         if not self.broker.close():
             self.error = self.error or "a thread that acted for the program is still blocked"
             self.launching.keep_undumpable()
-        if self.callback and self.callback.tid and not self.callback.close():
+        if self.callback and self.callback.tid != 0 and not self.callback.close():
             self.fault("the callback did not return; its thread is left to itself")
-            self.callback.tid = None
+            self.callback.tid = 0
         if self.holds_interval:
             self.holds_interval = False
             _hold_switch_interval(False)
@@ -6497,7 +6512,7 @@ class _Callback:
         self._late = False     # the one that is being judged has had its time
         self._alive = False
         self._ended = _thread.allocate_lock()
-        self.tid = None
+        self.tid = None  # while it has not begun; 0 where it is left to itself
 
     def start(self):
         self._ended.acquire()

@@ -7,3 +7,6 @@ if os.environ.get("SANDLOCK_TEST_ABI"):
     import sandlock
     found = sandlock.landlock_abi_version()
     sandlock.landlock_abi_version = lambda: min(found, int(os.environ["SANDLOCK_TEST_ABI"]))
+    if os.environ["SANDLOCK_TEST_ABI"] == "1":  # Linux 5.13 to 5.18: nor do held tasks ignore signals
+        flags = {name: getattr(sandlock._kernel_flags(), name) for name in sandlock._KernelFlags._fields}
+        sandlock._kernel_flags = lambda: sandlock._KernelFlags(**dict(flags, waits_killably=False))

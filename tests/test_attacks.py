@@ -67,6 +67,8 @@ def test_no_thread_of_the_host_is_ever_within_reach(mode, monkeypatch):
         pytest.skip("needs root")
     probe = compiled(PROBE, "-static")
     if mode == "SIGSTOP":  # where ptrace is refused
+        if not sandlock._kernel_flags().waits_killably:
+            pytest.skip("needs Linux 5.19")
         original = sandlock._call
         monkeypatch.setattr(sandlock, "_call", lambda name, *a: (_ for _ in ()).throw(
             PermissionError(1, "refused")) if name == "ptrace" else original(name, *a))
@@ -394,16 +396,19 @@ def test_forks_that_take_long_do_not_overshoot():
 
 
 FORKS = r"""
+#define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 static void handler(int x) {}
 int main(void) {
     struct sigaction sa = {0}; int failed = 0; sa.sa_handler = handler; sigaction(SIGCHLD, &sa, 0);
     for (int i = 0; i < 3000; i++) {
-        pid_t p = fork(); if (p == 0) _exit(0); if (p < 0) failed++;
+        pid_t p = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);  /* fork(3) blocks all signals from glibc 2.41 on */
+        if (p == 0) { usleep(i % 40 * 50); _exit(0); } if (p < 0) failed++;
         while (waitpid(-1, 0, WNOHANG) > 0);
     }
     printf("%d\n", failed); return 0;
@@ -768,7 +773,7 @@ def test_what_is_done_to_other_processes_is_done_on_behalf(abi, monkeypatch):
         words = [str(victim.pid)] * 2
         result = box().run([sys.executable, "-S", "-c", OTHERS, *words], timeout=30)
         lines = result.stdout.decode().splitlines()
-        assert lines[0] == "(77, 88) (77, 88) ok ok 5 ok 3 ok ok" or lines[0].endswith("(77, 88) ok ok 5 ok 3 ok ok"), result
+        assert lines[0].endswith("(77, 88) ok ok 15 ok 3 ok ok"), result
         assert lines[1] == "5" and set(lines[2:]) == {"1"} and victim.poll() is None, result
         subprocess.run([sys.executable, "-S", "-c", OTHERS, *words], stdout=subprocess.PIPE)
         assert victim.wait(10) == -15

@@ -49,7 +49,7 @@ def test_exit_status(words, status):
     (["run", "-P", "x", "--", "true"], "'x'"), (["run", "--bind", "99999", "--", "true"], "99999"),
     (["run", "--env", "X", "--", "true"], "'X'"), (["run", "--net-allow", "a:0", "--", "true"], "a:0"),
     (["run", "--policy-fn", "nofile.py:f", "--", "true"], "nofile"), (["run", "-t", "-3", "--", "true"], "-3"),
-    (["run", "--cwd", "/nonexist", "--", "true"], "/nonexist")])
+    (["run", "--best-effort", "--cwd", "/nonexist", "--", "true"], "/nonexist")])
 def test_a_wrong_flag_or_value_is_one_line_and_125(words, text):
     result = cli(*words)
     assert result.returncode == 125 and not result.stdout

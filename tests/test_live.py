@@ -871,3 +871,15 @@ def test_a_full_mailbox_delays_neither_timeout_nor_kill():
     payload = compiled(HAMMER, "-pthread")
     result = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), max_memory="4G").run([payload], timeout=1)
     assert result.reason == ExitReason.TIMEOUT and result.duration < 5
+
+
+def test_a_callbacks_thread_that_begins_after_the_end_ends_too(monkeypatch):
+    """On a busy machine a program may be over before that thread has run for the first time."""
+    before, serve = snapshot(), sandlock._Callback._serve
+
+    def late(self):
+        time.sleep(0.5)
+        serve(self)
+    monkeypatch.setattr(sandlock._Callback, "_serve", late)
+    assert box(policy_fn=lambda event, ctx: None, policy_events=["connect"]).run(["true"]).success
+    assert eventually(lambda: clean(before)), snapshot()

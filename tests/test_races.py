@@ -162,9 +162,13 @@ def test_paths_that_flip(tmp_path, call, peer, monkeypatch):
             return True
         return event.path is not None and (event.path + "/").startswith(str(tmp_path / "b") + "/")
     fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path], cwd=tmp_path, policy_fn=judge)
-    result = Sandbox(**fields).run([payload, peer, call, str(count)], timeout=100)
-    through, hits = map(int, result.stdout.split())
-    assert hits == 0 and through > 0 and not result.error, result
+    for _ in range(5):  # on a busy machine the flipping thread may rest where all is refused
+        result = Sandbox(**fields).run([payload, peer, call, str(count)], timeout=100)
+        through, hits = map(int, result.stdout.split())
+        assert hits == 0 and not result.error, result
+        if through:
+            break
+    assert through > 0, result
     assert state() == was
     assert eventually(lambda: clean(before))
     if peer == "thread" and call != "dirfd":
@@ -283,7 +287,7 @@ int main(int n, char **a) {
         struct sigaction sa = {0}; sa.sa_handler = hit; sa.sa_flags = *a[1] == 'r' ? SA_RESTART : 0; sigaction(SIGVTALRM, &sa, 0); sigaction(SIGUSR1, &sa, 0);
         pid_t me = getpid(), p = fork(); if (!p) { for (;;) { kill(me, SIGUSR1); usleep(300); if (getppid() != me) _exit(0); } }
         for (int w = 0; w < 14; w++) { int ok = 0, intr = 0, other = 0, r; for (int i = 0; i < count; i++) { r = each(w); if (!r) ok++; else if (r == EINTR) intr++; else if (r != EEXIST && r != ENOENT) other = r; unlink("n"); unlink("l"); rmdir("d"); } printf("%d %d %d %d\n", w, ok, intr, other); }
-        kill(p, SIGKILL);
+        kill(p, SIGKILL); while (waitpid(p, 0, 0) < 0 && errno == EINTR);
     } else if (!strcmp(a[1], "unmap")) {
         page = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); strcpy(page, "f"); pthread_t t; pthread_create(&t, 0, unmapper, 0);
         int ok = 0; for (int i = 0; i < count; i++) ok += !each(i % 14 == 11 ? 0 : i % 14); stop = 1; pthread_join(t, 0); page = 0; printf("%d\n", ok);
@@ -321,11 +325,13 @@ def live(folder, *words, fn=lambda event, ctx: None, **fields):
 
 def test_signals_during_every_mediated_call(tmp_path):
     """A handler that restarts is never noticed; another may end a call with EINTR, which the kernel
-    gives a task that is notified and not yet received, and nothing else."""
+    gives a task that is notified and not yet received, and nothing else. (Before Linux 5.19 a received
+    one too: what it restarts may be done already.)"""
+    least = (180, 100) if sandlock._kernel_flags().waits_killably else (0, 0)
     lines = [list(map(int, line.split())) for line in live(tmp_path, "restarting", 200).stdout.decode().splitlines()[:-1]]
-    assert len(lines) == 14 and all(ok + intr > 180 and not intr and not other for _, ok, intr, other in lines), lines
+    assert len(lines) == 14 and all(ok + intr > least[0] and not intr and not other for _, ok, intr, other in lines), lines
     lines = [list(map(int, line.split())) for line in live(tmp_path, "signals", 200).stdout.decode().splitlines()[:-1]]
-    assert len(lines) == 14 and all(not other and ok > 100 for _, ok, intr, other in lines), lines
+    assert len(lines) == 14 and all(not other and ok > least[1] for _, ok, intr, other in lines), lines
 
 
 def test_memory_that_comes_and_goes_under_the_supervisors_read(tmp_path):
