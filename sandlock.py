@@ -1486,7 +1486,7 @@ def _require_enforceable(policy, abi, supervised=True):
                "ABI %d (Linux %s)" % (abi, release))
     if lost and not policy.best_effort:
         raise UnsupportedError(*why)
-    return lost
+    return lost + (_FINDING,) * (not abi and _FINDING not in lost)  # see _descendants
 
 
 # ------------------------------------------------------------------------------------------------
@@ -4161,6 +4161,7 @@ class _Exec:
     Anything else is killed before its first instruction."""
     MAX_INTERPRETERS = 5  # fs/exec.c
     PATIENCE_S = 10.0
+    SYSCALL_STOP = signal.SIGTRAP | 0x80  # si_code of PTRACE_O_TRACESYSGOOD
     ARGV_LIMIT = 8 << 20  # bytes, more than the kernel takes; its own answer then is E2BIG
     WORDS_LIMIT = 1 << 17
 
@@ -4279,50 +4280,83 @@ class _Exec:
         """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
         request, numbers = self.request, self._numbers()
         try:
-            _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC)
+            _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD)
         except OSError as e:  # of a task whose memory others may write nothing can be promised
             return self.sup.refused(self.call, errno.EPERM, "ptrace is refused here: %s" % e, None)
         # From here on it has to be let go of, whoever it is: also if the task has died meanwhile.
-        waits_killably = self.sup.launching.waits_killably
-        if waits_killably:
-            _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
-        self.sup.listener.reply(request, _CONTINUE)
-        if not waits_killably:  # where it would end the waiting, before the call is made
-            _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
-        self._verify(numbers)
+        _raw(_NR["ptrace"], PTRACE_INTERRUPT, request.tid, 0, 0)
+        if self.sup.launching.waits_killably:
+            self.sup.listener.reply(request, _CONTINUE)
+            self._verify(numbers)
+        elif self._makes_it_again():
+            self._verify(numbers)
         return _ANSWERED
+
+    def _makes_it_again(self):
+        """Before Linux 5.19 a stop ends the waiting, before the call is made. A stop that is asked
+        for only after the answer could find the task anywhere: gone on with its work, or held by
+        vfork(2) until a child executes, which is asked here too. So the call is made once more,
+        traced from its entry to its exit, and continued without being asked again: see
+        _Supervisor.receive. False if the task is let go of: a signal came first, or a pause."""
+        tid = self.request.tid
+        for expected in (PTRACE_EVENT_STOP << 8 | signal.SIGTRAP, self.SYSCALL_STOP):
+            stop = self._stop((tid,))
+            if stop is None:
+                return False
+            if stop[2] != expected:
+                if self._let_go(*stop):
+                    return False
+                continue  # it was killed just now: there is no further stop
+            if expected == self.SYSCALL_STOP:
+                self.sup.continued[tid] = self.request
+            _raw(_NR["ptrace"], PTRACE_SYSCALL, tid, 0, 0)
+        return True
 
     def _verify(self, numbers):
         """Waits for the stop, at the committed exec or where the call has returned, and lets go.
+        A signal may come first where the call has returned: it is handed on."""
+        tries = 1000
+        while True:
+            stop = self._stop(numbers)
+            self.sup.continued.pop(self.request.tid, None)
+            if stop is None:
+                return
+            try:
+                approved = self._is_as_approved(max(stop[2], 0) >> 8)
+            except OSError:  # it is dying; whoever cannot be looked at does not go on
+                if tries:
+                    tries -= 1
+                    time.sleep(1e-3)
+                    continue
+                approved = False
+            if not approved:
+                self.sup.fault("execve of %s: what the kernel did is not what was approved; killed"
+                               % self.call.event["path"])
+                _raw(_NR["kill"], numbers[-1], signal.SIGKILL)  # it dies as ours, and is waited for
+            elif self._let_go(*stop):
+                return  # else it was killed just now, and is waited for
 
-        Asked of the kernel by trying, not by wait(2): another thread of the host may wait for every
-        child. A signal may come first where the call has returned: it is handed on."""
+    def _let_go(self, number, signum, code):
+        handed_on = 0 if code > 0xff or code == self.SYSCALL_STOP else signum  # negative: how it was sent
+        return _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, handed_on) >= 0
+
+    def _stop(self, numbers):
+        """Waits until one of them has stopped: (number, si_signo, si_code), or None once all are
+        over. Asked of the kernel by trying, not by wait(2): another thread of the host may wait
+        for every child."""
         info, pause = ctypes.create_string_buffer(128), 0
         deadline = time.monotonic() + self.PATIENCE_S
         while True:
             if time.monotonic() > deadline:
-                self.sup.fault("%s of %s: it does not stop; killed" % (
-                    self.call.family, self.call.event["path"]))
+                self.sup.fault("execve of %s: it does not stop; killed" % self.call.event["path"])
                 _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
                 deadline += 3600
             for number in numbers:
-                if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) < 0:
-                    continue
-                signum, _, code = struct.unpack_from("=3i", info)
-                event = max(code, 0) >> 8  # negative: how a signal was sent
-                try:
-                    approved = self._is_as_approved(event)
-                except OSError:
-                    continue  # it dies; or nobody can tell, and it stays stopped
-                if not approved:
-                    self.sup.fault("%s of %s: what the kernel did is not what was approved; killed" % (
-                        self.call.family, self.call.event["path"]))
-                    _raw(_NR["kill"], numbers[-1], signal.SIGKILL)
-                    break  # it dies as ours, and is waited for below
-                if _raw(_NR["ptrace"], PTRACE_DETACH, number, 0, 0 if event else signum) >= 0:
-                    return  # else it was killed just now, and is waited for below
+                if _raw(_NR["ptrace"], PTRACE_GETSIGINFO, number, 0, _address(info)) >= 0:
+                    signum, _, code = struct.unpack_from("=3i", info)
+                    return number, signum, code
             if all(self._is_over(number) for number in numbers):
-                return
+                return None
             time.sleep(pause)
             pause = min(pause + 2e-6, 1e-3)
 
@@ -5052,7 +5086,7 @@ class _Supervisor:
         self.scoped = launch.abi >= ABI_SCOPED
         self.runners = _Runners() if 0 < launch.abi < ABI_SCOPED else None
         self.held = _Held()
-        self.continued = {}  # task -> its approved request, which it makes again; see _Traced
+        self.continued = {}  # task -> its approved request, which it makes again; see _Exec
         trapped = {row[0] for row in self.handlers.values()}
         self.walker = (_Walker() if trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
                        else None)
@@ -5305,15 +5339,8 @@ class _Supervisor:
         for call in list(self.broker.waits):
             pending = _has_signal(call.request.tid)
             call.seen_pending = call.seen_pending + pending if pending else 0
-            if call.seen_pending >= 2 or not self._still_waits(call):
+            if call.seen_pending >= 2 or not self._waits(call.request):
                 _interrupt(call)
-
-    def _still_waits(self, call):
-        try:
-            self.listener.check(call.request)
-        except OSError:
-            return False
-        return True
 
     def may_write(self, path):
         """Whether fs_writable covers a path: for the event. The kernel has the last word."""

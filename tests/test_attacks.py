@@ -756,7 +756,7 @@ time.sleep(0.3); got = []
 def ok(what, *args):
     try: return what(*args) or "ok"
     except OSError as e: return e.errno
-print(ok(resource.prlimit, pid, resource.RLIMIT_NOFILE, (77, 88)), resource.prlimit(pid, resource.RLIMIT_NOFILE), ok(os.sched_setaffinity, pid, os.sched_getaffinity(0)), ok(os.setpriority, 0, pid, 5), os.getpriority(0, pid),
+print(ok(resource.prlimit, pid, resource.RLIMIT_NOFILE, (77, 88)), resource.prlimit(pid, resource.RLIMIT_NOFILE), ok(os.sched_setaffinity, pid, os.sched_getaffinity(0)), ok(os.setpriority, 0, pid, 15), os.getpriority(0, pid),
       ok(call, %d, pid, os.SCHED_BATCH, zero), call(%d, pid), ok(call, %d, pid, zero), ok(os.sched_setaffinity, os.getpid(), os.sched_getaffinity(0)))
 os.kill(pid, signal.SIGUSR1); print(os.waitstatus_to_exitcode(os.wait()[1]) if hasattr(os, "waitstatus_to_exitcode") else os.wait and 5)
 for what in (lambda: os.kill(int(sys.argv[1]), 15), lambda: os.killpg(int(sys.argv[2]), 15), lambda: resource.prlimit(int(sys.argv[1]), resource.RLIMIT_NOFILE, (50, 50)), lambda: os.setpriority(0, int(sys.argv[1]), 9)): print(ok(what))
