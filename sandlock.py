@@ -6900,7 +6900,11 @@ class _Launch:
             prlimit(pid, resource, 0, _address(current))
             new.rlim_cur = new.rlim_max = min(value, current.rlim_max)
             prlimit(pid, resource, _address(new), 0)
-        fcntl.fcntl(self.death_read, fcntl.F_SETSIG, signal.SIGKILL)
+        try:
+            fcntl.fcntl(self.death_read, fcntl.F_SETSIG, signal.SIGKILL)
+        except PermissionError:
+            if self.supervised:
+                raise  # else another sandlock refuses it, and SIGIO, which kills too, comes instead
         fcntl.fcntl(self.death_read, fcntl.F_SETOWN, -pid)
         fcntl.fcntl(self.death_read, fcntl.F_SETFL, os.O_ASYNC)
         if self.terminal is not None:
