@@ -187,7 +187,7 @@ def test_a_path_that_flips_never_opens_what_was_denied(tmp_path):
     command = [payload, str(tmp_path / "a"), str(tmp_path / "b"), str(rounds(20000))]
     fields = dict(fs_readable=SYSTEM_PATHS + (tmp_path, os.path.dirname(payload)), policy_events=["file"])
     for fn in (lambda e, c: e.path == str(tmp_path / "b"), None):
-        opened, hits = map(int, Sandbox(policy_fn=fn, **fields).run(command + ["2000" if fn and THIN else "20000"], timeout=100).stdout.split())
+        opened, hits = map(int, Sandbox(policy_fn=fn, **fields).run(command + [str(rounds(20000) if fn else 20000)], timeout=100).stdout.split())
         assert opened > 100 and bool(hits) == (fn is None)
 
 
