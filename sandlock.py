@@ -5088,8 +5088,7 @@ class _Supervisor:
         self.held = _Held()
         self.continued = {}  # task -> its approved request, which it makes again; see _Exec
         trapped = {row[0] for row in self.handlers.values()}
-        self.walker = (_Walker() if trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
-                       else None)
+        walks = trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
         self.writable = [os.path.realpath(path) for path in policy.fs_writable]
         self.readable = [os.path.realpath(path) for path in policy.fs_readable] if policy.explain else []
         self.used_bytes = 0
@@ -5124,9 +5123,13 @@ class _Supervisor:
         self.listener = self.pad_tid = None
         self.pad_running = self.launched = False
         self.mailbox = _Mailbox()  # their descriptors last: whatever fails before has none to close
+        self.walker = None
         try:
+            self.walker = _Walker() if walks else None
             self.broker = _Broker()
         except BaseException:
+            if self.walker:
+                self.walker.close()
             self.mailbox.close()
             raise
 

@@ -270,3 +270,15 @@ def test_without_proc_the_error_says_so(tmp_path):
             except sandlock.SandlockError as e: print(type(e).__name__, e)
     """, **rooted(tmp_path, proc=False))
     assert [line for line in out.splitlines() if "Error" in line and "/proc" in line] == out.splitlines() and out.count("\n") == 2, out
+
+
+def test_a_supervisor_that_is_not_made_keeps_no_descriptor(monkeypatch):
+    """Its walker was made before the rest that may fail; below ABI 4 and with a callback there is one."""
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refused(self):
+        raise OSError(24, "no more descriptors")
+    monkeypatch.setattr(sandlock._Broker, "__init__", refused)
+    with pytest.raises(sandlock.LaunchError):
+        sandlock.Sandbox(fs_readable=sandlock.SYSTEM_PATHS, policy_fn=lambda event, ctx: None).run(["true"])
+    assert len(os.listdir("/proc/self/fd")) == before
