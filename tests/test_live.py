@@ -629,8 +629,7 @@ def test_a_swapped_path_or_argument_never_runs():
     fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),))
     result = Sandbox(policy_fn=judge, policy_events=["process"], **fields).run([payload, str(rounds(400))], timeout=100)
     assert result.success and result.stdout == b"" and result.error is None, result
-    control = Sandbox(**fields).run([payload, str(rounds(400))], timeout=100)
-    assert b"evil" in control.stdout
+    assert any(b"evil" in Sandbox(**fields).run([payload, str(rounds(400))], timeout=100).stdout for _ in range(10))  # the control
 
 
 def test_1000_execs_in_a_row():

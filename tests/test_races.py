@@ -205,11 +205,15 @@ def test_addresses_that_flip(call, peer, monkeypatch):
         try:
             fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), net_allow=["127.0.0.1"], policy_fn=lambda e, c: e.port == ports[1], policy_events=["network"])
             command = [payload, peer, call, str(rounds(2000))] + [str(p) for p in ports]
-            through, hits = map(int, Sandbox(**fields).run(command, timeout=100).stdout.split())
             bad.settimeout(0.05)
-            with pytest.raises(OSError):
-                bad.accept() if call == "connect" else bad.recv(10)
-            assert through > 0 and hits == 0
+            for _ in range(5):
+                through, hits = map(int, Sandbox(**fields).run(command, timeout=100).stdout.split())
+                with pytest.raises(OSError):
+                    bad.accept() if call == "connect" else bad.recv(10)
+                assert hits == 0
+                if through:
+                    break
+            assert through > 0
             if peer == "thread":
                 naive(monkeypatch)
                 command[3] = "100"  # of which fewer than a backlog stay unaccepted
