@@ -10,7 +10,7 @@ endif
 all: check test
 
 check:
-	$(PYTHON) -W error -c "import ast; ast.parse(open('sandlock.py').read(), feature_version=(3, 8))"
+	$(PYTHON) -W error -c "import ast; ast.parse(__import__('pathlib').Path('sandlock.py').read_text(), feature_version=(3, 8))"
 	$(PYTHON) sandlock.py check
 
 test: $(VENV)

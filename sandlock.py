@@ -847,8 +847,13 @@ F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 8, 15, 0x8901, 0x8902
 F_SETLEASE, F_SETDELEG = 1024, 1040  # a lease makes whoever opens the file wait, host or not
 FIONREAD = 0x541B
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
-_HARMLESS_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xffffffff)
+SIG_UNBLOCK, SIG_SETMASK, SA_RESTART = 1, 2, 0x10000000  # asm-generic/signal.h
+ERESTARTSYS = 512  # linux/errno.h: never seen by the program, which has a signal to handle first
+PF_FORKNOEXEC = 0x40  # linux/sched.h: a flag of proc_pid_stat(5)
+BPF_LD_W_ABS, BPF_JA, BPF_JEQ_K, BPF_JGE_K, BPF_JSET_K, BPF_RET_K, BPF_AND_K = (
+    0x20, 0x05, 0x15, 0x35, 0x45, 0x06, 0x54)  # linux/bpf_common.h
 # PER_LINUX, PER_LINUX32, UNAME26, both, ADDR_NO_RANDOMIZE, and the query
+_HARMLESS_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xffffffff)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1059,7 +1064,6 @@ def _with_capabilities(bits, function):
         _call("capset", _address(header), _address(data))
 
 
-SIG_UNBLOCK, SIG_SETMASK = 1, 2  # asm-generic/signal.h
 #: What may be blocked: not libc's own signals, by which setuid(3) reaches every thread of the host.
 _SIGNALS = 2 ** 64 - 1 & ~(1 << 31 | 1 << 32 | 1 << 33)
 
@@ -1158,6 +1162,42 @@ def _high_fd(fd):
         os.close(fd)
 
 
+class _Shared:
+    """A setting of the host's process that runs share: changed for the first of them, put back after the
+    last. `change()` returns what it was, which `restore` gets."""
+
+    def __init__(self, change, restore):
+        self._change, self._restore = change, restore
+        self._lock, self._users, self._before = _thread.allocate_lock(), 0, None
+
+    def hold(self):
+        with self._lock:
+            if not self._users:
+                self._before = self._change()
+            self._users += 1
+
+    def give_back(self):
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._restore(self._before)
+
+
+def _shorten_switch_interval():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, 1e-4))
+    return before
+
+
+# While another thread of the host computes, it makes each of ours wait a switch interval (5 ms by default)
+# whenever that needs the GIL.
+_switch_interval = _Shared(_shorten_switch_interval, sys.setswitchinterval)
+# While a thread of a root host has other ids, other processes of that user must not trace it: the kernel
+# clears the host's dumpable flag; PR_SET_DUMPABLE(2const).
+_dumpable = _Shared(lambda: _call("prctl", PR_GET_DUMPABLE),
+                    lambda before: before == 1 and _call("prctl", PR_SET_DUMPABLE, 1))
+
+
 _IOVEC = struct.Struct("=QQ")  # struct iovec
 
 
@@ -1194,6 +1234,27 @@ def _write_memory(tid, address, data):
                   _IOVEC.pack(address, len(data)), 1, _ZERO), "process_vm_writev")
 
 
+def _link_to(fd):
+    """A path that leads to the object of a descriptor, whatever that is, and no further."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def _fd_path(fd):
+    """Where a descriptor of ours leads, as the kernel tells it."""
+    return os.readlink(_link_to(fd))
+
+
+def _normal(path):
+    """os.path.normpath, which would leave two slashes at the beginning."""
+    path, slash = os.path.normpath(path), "/" if isinstance(path, str) else b"/"
+    return slash + path.lstrip(slash) if path.startswith(slash) else path
+
+
+def _memfd(name, flags):
+    text = ctypes.create_string_buffer(name)
+    return _call("memfd_create", _address(text), flags)
+
+
 class _Mount(_Record):
     """`kind` of filesystem, mount `point`, `options` of its own, `device` as "major:minor", and the
     directory of that device which is mounted, its `root`. All bytes."""
@@ -1227,6 +1288,55 @@ def _is_alive(pid):
     """False for a zombie, unless it is the dead leader of threads that live on; proc_pid_stat(5)."""
     fields = _proc_stat(pid)
     return bool(fields) and (fields[0] not in (b"Z", b"X") or int(fields[17]) > 1)
+
+
+def _listed(folder):
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []  # of a process that has ended
+
+
+def _listed_processes():
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _task_status(tid):
+    """/proc/TID/status of proc_pid_status(5): name -> text; {} where it cannot be read."""
+    try:
+        with open("/proc/%d/status" % tid, "rb", 0) as file:
+            rows = (line.partition(b":") for line in file.read().splitlines())
+            return {name.decode(): value.strip().decode("ascii", "replace") for name, _, value in rows}
+    except OSError:
+        return {}
+
+
+def _umasks(tid):
+    """(the task's umask, the host's); OSError where they cannot be read."""
+    found = [_task_status(number).get("Umask") for number in (tid, os.getpid())]
+    if None in found:
+        raise OSError(errno.EPERM, "umask")
+    return tuple(int(text, 8) for text in found)
+
+
+def _size_limit(tid):
+    """Bytes that a task may write to a file: "Max file size" in proc_pid_limits(5)."""
+    with open("/proc/%d/limits" % tid, "rb") as file:
+        word = next(line.split()[3] for line in file if line.startswith(b"Max file size"))
+    return float("inf") if word == b"unlimited" else int(word)
+
+
+def _syscall_of(tid):
+    """The number of the syscall that a task waits in, None if it runs or is not to be seen, -1 if it
+    has ended; /proc/PID/syscall of proc(5)."""
+    try:
+        with open("/proc/%d/syscall" % tid, "rb", 0) as file:
+            word = file.read().split(None, 1)[0]
+        return None if word == b"running" else int(word)
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
+    except OSError:
+        return None
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1492,10 +1602,6 @@ def _require_enforceable(policy, abi, supervised=True):
 # ------------------------------------------------------------------------------------------------
 # 8  BPF assembler and filter
 # ------------------------------------------------------------------------------------------------
-
-BPF_LD_W_ABS, BPF_JA, BPF_JEQ_K, BPF_JGE_K, BPF_JSET_K, BPF_RET_K, BPF_AND_K = (
-    0x20, 0x05, 0x15, 0x35, 0x45, 0x06, 0x54)  # linux/bpf_common.h
-
 
 class _Assembler:
     """Classic BPF with forward labels.
@@ -1893,7 +1999,6 @@ def _assemble_tree(asm, rows, name):
 # A reply is (val, error, flags) of seccomp_notif_resp. It starts as a refusal.
 _CONTINUE = (0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
 _ANSWERED = (None, None, None)  # no reply: it has been given
-ERESTARTSYS = 512  # linux/errno.h: never seen by the program, which has a signal to handle first
 
 
 def _refuse(error):
@@ -1902,6 +2007,14 @@ def _refuse(error):
 
 def _return(value):
     return value, 0, 0
+
+
+def _reply(result):
+    return _refuse(-result) if result < 0 else _return(result)
+
+
+def _allow_if(condition):
+    return _CONTINUE if condition else _refuse(errno.EPERM)
 
 
 class _Request:
@@ -2046,6 +2159,36 @@ class _Task:
         self.tid, self.process, self.parent = tid, process, parent
 
 
+def _read_whole(request, at, size):
+    data = _read_memory(request.tid, at, size)
+    if len(data) < size:
+        raise OSError(errno.EFAULT, "memory")
+    return data
+
+
+def _read_string(request, address, limit):
+    """Bytes up to the NUL, in steps that end with a page; EFAULT, or ENAMETOOLONG past the limit."""
+    parts, size = [], 0
+    while size < limit:
+        step = min(_PAGE - (address + size) % _PAGE, limit - size)
+        part = _read_memory(request.tid, address + size, step)
+        text, nul, _ = part.partition(b"\0")
+        parts.append(text)
+        if nul:
+            return b"".join(parts)
+        if len(part) < step:
+            break
+        size += step
+    raise OSError(errno.EFAULT if size < limit else errno.ENAMETOOLONG, "string")
+
+
+def _read_path(request, address):
+    name = _read_string(request, address, 4096)  # PATH_MAX, with the NUL
+    if not name:
+        raise OSError(errno.ENOENT, "empty path")
+    return name
+
+
 class _NoDescriptor(PermissionError):
     """The task's descriptors cannot be copied, so nothing can be done on behalf with one of them."""
 
@@ -2107,16 +2250,6 @@ class _Tasks:
             os.close(self._pidfds.popitem()[1])
 
 
-def _task_status(tid):
-    """/proc/TID/status of proc_pid_status(5): name -> text; {} where it cannot be read."""
-    try:
-        with open("/proc/%d/status" % tid, "rb", 0) as file:
-            rows = (line.partition(b":") for line in file.read().splitlines())
-            return {name.decode(): value.strip().decode("ascii", "replace") for name, _, value in rows}
-    except OSError:
-        return {}
-
-
 # ------------------------------------------------------------------------------------------------
 # 10  Handlers by family, and their table
 # ------------------------------------------------------------------------------------------------
@@ -2168,28 +2301,34 @@ class _Call:
     """A syscall that has been read and resolved: what it would do, and what the rules say.
 
     `event`: fields of the SyscallEvent. `refusal`: (errno, reason, policy field) of a static rule,
-    or None. `act`: does it and returns the reply, _ANSWERED, or None when somebody
-    goes on with it. `where`: anywhere, on the broker's thread, or, if it may block, on a worker;
-    both are confined. `fds`: closed when the call is over. `address`:
-    (version, number) of a network peer, and `identities`: (device, inode) of existing files, for
-    the live rules; `linked`: the file has other names, `moves`: the name is given to something else.
-    `failed`: the kernel has refused it, or will. `umasks`, the task's and the host's, and the
-    task's `size_limit` (RLIMIT_FSIZE) are read before acting where it `wants_status`.
+    or None. `act`: does it and returns the reply, _ANSWERED, or None when somebody goes on with it.
+    `where`: anywhere, on the broker's thread, or, if it may block, on a worker; both are confined.
+    `fds`: closed when the call is over.
     """
-
-    address, identities, failed, umasks, size_limit, wants_status = None, (), False, None, None, False
-    sock, datagram, message = None, False, None
-    worker, interrupted, seen_pending = None, False, 0
-    submitted = 0.0  # to the callback, time.monotonic()
-    held = None      # (_Held, number of descriptors counted there, bytes of argv)
-    linked = moves = False
-    above = None     # identities of the directories above its paths
-    child = None     # (directory, name) of what a name means now
-    told_as = None   # the family in a Denial, where it has none
-    abstract = None  # name of a Unix socket, whose owner has still to be looked for
-    silent = False   # goes by the callback's thread without asking it
-    needs = ()       # (policy field, value) that would allow it, where something has to
-    paths = ()       # of interpreters, besides the event's own
+    # what it is about
+    address = None      # (version, number) of a network peer, for the live rules
+    identities = ()     # (device, inode) of existing files, for the live rules
+    above = None        # the same of the directories above its paths
+    paths = ()          # of interpreters, besides the event's own
+    child = None        # (directory, name) of what a name means now
+    linked = False      # the file has other names
+    moves = False       # the name is given to something else
+    abstract = None     # name of a Unix socket, whose owner has still to be looked for
+    # what is told of it
+    failed = False      # the kernel has refused it, or will
+    needs = ()          # (policy field, value) that would allow it, where something has to
+    told_as = None      # the family in a Denial, where it has none
+    silent = False      # goes by the callback's thread without asking it
+    # how it acts
+    sock, datagram = None, False  # its socket; whether that is one for datagrams
+    message = None      # the _Message that it sends
+    wants_status = False          # these two are read before it acts:
+    umasks, size_limit = None, None  # the task's and the host's; the task's RLIMIT_FSIZE
+    # where it is
+    submitted = 0.0     # to the callback, time.monotonic()
+    held = None         # (_Held, number of descriptors counted there, bytes of argv)
+    worker = None       # thread that acts
+    interrupted, seen_pending = False, 0  # by _interrupt(); the score of _interrupt_waits(), which does at 2
 
     def __init__(self, request, family, act, refusal=None, where=_BROKER, fds=(), **event):
         self.request, self.family, self.act, self.refusal = request, family, act, refusal
@@ -2239,7 +2378,9 @@ class _Call:
 # -- processes -----------------------------------------------------------------------------------
 
 def _on_fork(sup, request):
-    """A new process (the filter lets threads pass). Flags are in a register: cannot be raced."""
+    """A new process (the filter lets threads pass). Flags are in a register: cannot be raced. Four steps,
+    each of which may have to wait for the supervisor: who may fork at all; the census, where the count is
+    at the limit; who shares memory, noted where that decides later; and the weight of a copy."""
     if sup.ending or sup.runners is not None and not _with_capabilities(-1, lambda: _is_visible(request.tid)):
         return _refuse(errno.EPERM)  # a child of one that cannot be told to be inside could not either
     if sup.census.population >= sup.context.max_processes():
@@ -2253,9 +2394,7 @@ def _shares_memory_with_child(request):
 
 
 def _on_counted_fork(sup, request):
-    """A copy of memory counts; a child that shares it (vfork) does not."""
-    shares = _shares_memory_with_child(request)
-    if shares and sup.launching.unseen:
+    if sup.launching.unseen and _shares_memory_with_child(request):
         def note():  # for _shares_memory
             sup.census.sharers.add(int(_task_status(request.tid).get("Tgid", 0)))
             sup.broker.mailbox.post(lambda: sup.answer(request, _on_weighed_fork))
@@ -2264,8 +2403,8 @@ def _on_counted_fork(sup, request):
 
 
 def _on_weighed_fork(sup, request):
-    shares = _shares_memory_with_child(request)
-    if shares or not sup.memory.limit():
+    """A copy of memory counts; a child that shares it (vfork) does not."""
+    if _shares_memory_with_child(request) or not sup.memory.limit():
         return _fork_or_refuse(sup, request, True)
 
     def weigh():
@@ -2326,19 +2465,6 @@ class _Census:
         sup.mailbox.post(count)
 
 
-def _syscall_of(tid):
-    """The number of the syscall that a task waits in, None if it runs or is not to be seen, -1 if it
-    has ended; /proc/PID/syscall of proc(5)."""
-    try:
-        with open("/proc/%d/syscall" % tid, "rb", 0) as file:
-            word = file.read().split(None, 1)[0]
-        return None if word == b"running" else int(word)
-    except (FileNotFoundError, ProcessLookupError):
-        return -1
-    except OSError:
-        return None
-
-
 def _on_other_process(argument, reads=None, writes=None):
     """Limits, priority, affinity, scheduling of another process or thread: members of the sandbox only.
     One's own number is left to the kernel; what another means by the time that the caller runs again
@@ -2379,10 +2505,6 @@ def _attributes_size(request):
     """struct sched_attr begins with its size; sched_setattr(2)."""
     size, = struct.unpack("=I", _read_whole(request, request.args[1], 4))
     return min(size or 48, _PAGE)
-
-
-def _allow_if(condition):
-    return _CONTINUE if condition else _refuse(errno.EPERM)
 
 
 def _on_setpgid(sup, request):
@@ -2505,9 +2627,6 @@ def _on_capset(sup, request):
     return _CONTINUE
 
 
-SA_RESTART = 0x10000000
-
-
 def _on_sigaction(sup, request):
     """A handler of SIGCHLD gets SA_RESTART. Until the supervisor has received a fork, a signal ends
     it with EINTR unless all pending handlers restart; fork(2) knows no EINTR, and SIGCHLD is the
@@ -2606,9 +2725,10 @@ def _unseen_socket_call(sup, request, family, sockaddr):
     call.act = lambda: sup.on_supervisor(request, lambda: _continue_if_private(sup, call))
     domain, = struct.unpack_from("=H", sockaddr)
     if domain == AF_UNIX and sockaddr[2:3] not in (b"", b"\0"):
-        if family != "bind":  # there may be none
-            os.close(_open_beneath_task(request.tid, sockaddr[2:110].split(b"\0")[0]))
-        raise _NoDescriptor(errno.EPERM, "a socket file cannot be judged where pidfd_getfd(2) is refused")
+        with call:
+            if family != "bind" and _Path(sup, call, AT_FDCWD, _socket_path(sockaddr)).find(0) is None:
+                raise OSError(-call.act()[1], "a socket file")
+            raise _NoDescriptor(errno.EPERM, "a socket file cannot be judged where pidfd_getfd(2) is refused")
     if domain == AF_UNIX and not sup.scoped and len(sockaddr) > 2:
         call.abstract = sockaddr[3:]
     if domain in (AF_INET, AF_INET6) or domain == AF_UNSPEC and family != "connect":
@@ -2660,7 +2780,7 @@ def _shares_memory(sup, request):
     status, fields = _task_status(request.tid), _proc_stat(request.tid)
     if status.get("Threads") != "1" or "Tgid" not in status or int(status["Tgid"]) != request.tid:
         return "has other threads"
-    if not fields or request.tid in sup.census.sharers or sup.census.sharers and int(fields[6]) & 0x40:
+    if not fields or request.tid in sup.census.sharers or sup.census.sharers and int(fields[6]) & PF_FORKNOEXEC:
         return "may share its memory with another"
     if sup.may_write("/proc/%d/mem" % request.tid):
         return "can be written to through /proc"
@@ -2708,19 +2828,17 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
     """Abstract addresses are the kernel's to judge (the broker is in the sandbox's scope). A path
     is resolved inside the domain, once; Landlock itself says whether it may be written: opening a
     socket file for writing asks that before it fails with ENXIO, as it always does."""
-    name = sockaddr[2:110].split(b"\0")[0]
+    name = _socket_path(sockaddr)
     if struct.unpack_from("=H", sockaddr)[0] != AF_UNIX or not name:
         if not sup.scoped and len(sockaddr) > 2:
             call.abstract = sockaddr[3:]
         return lambda: act(call, sock, sockaddr)
-    target = _open_beneath_task(call.request.tid, name)
-    call.fds.append(target)
+    target = _Path(sup, call, AT_FDCWD, name).find(0)
+    if target is None:
+        return call.act
     link = _link_to(target)
-    where, info = os.readlink(link), os.fstat(target)
-    call.event["path"] = os.fsdecode(where)
     call.needs = ("fs_writable", call.event["path"]),
-    call.identify(info)
-    if not stat.S_ISSOCK(info.st_mode):
+    if not stat.S_ISSOCK(os.fstat(target).st_mode):
         call.refusal = (errno.ECONNREFUSED, "not a socket", None)
         return None
     try:
@@ -2731,6 +2849,11 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
     if error != errno.ENXIO:
         call.refusal = (error, "the socket is not beneath a writable path", "fs_writable")
     return lambda: act(call, sock, struct.pack("=H", AF_UNIX) + link + b"\0")
+
+
+def _socket_path(sockaddr):
+    """The path in a struct sockaddr_un; b"" for none, and for an abstract name; unix(7)."""
+    return sockaddr[2:110].split(b"\0")[0]
 
 
 def _is_abstract_inside(sup, name):
@@ -2757,7 +2880,7 @@ def _on_connect(sup, request):
     """connect(2). The server sees the host's pid in SO_PEERCRED, with the task's uid and gid."""
     sockaddr = _read_sockaddr(request, request.args[1], request.args[2] & 0xffffffff)
     call = _socket_call(sup, request, "connect", request.args[0], sockaddr, _connect_now)
-    if not call.datagram and struct.unpack_from("=H", sockaddr)[0] != AF_UNSPEC:
+    if call.where == _BROKER and not call.datagram and struct.unpack_from("=H", sockaddr)[0] != AF_UNSPEC:
         call.where = _WORKER  # AF_UNSPEC disconnects at once: here, so that no listen runs beside it
     return sup.judge(call)
 
@@ -2776,7 +2899,7 @@ def _on_bind(sup, request):
     call = _Call(request, "bind", None, fds=[sock])
     with call:
         sup.listener.check(request)
-        family, name = struct.unpack_from("=H", sockaddr)[0], sockaddr[2:110].split(b"\0")[0]
+        family, name = struct.unpack_from("=H", sockaddr)[0], _socket_path(sockaddr)
         if family == AF_UNIX and name and _socket_kind(sock)[0] == AF_UNIX:
             return _bind_unix(sup, call, sock, name)
         domain, kind = _socket_kind(sock)
@@ -2820,25 +2943,15 @@ def _unseen_bind(sup, request, sockaddr):
 
 def _bind_unix(sup, call, sock, name):
     """The parent directory is resolved, the name is made in it with the task's umask."""
-    request = call.request
-    directory, _, last = name.rpartition(b"/")
-    parent = _open_beneath_task(request.tid, directory or (b"/" if name[:1] == b"/" else b"."),
-                                os.O_DIRECTORY)
-    call.fds.append(parent)
-    link = _link_to(parent)
-    where = os.readlink(link)
-    call.event["path"] = os.fsdecode(os.path.join(where, last))
-    call.needs = ("fs_writable", os.fsdecode(where)),
-    call.identify(os.fstat(parent))
-    address = struct.pack("=H", AF_UNIX) + link + b"/" + last + b"\0"
-    if last in (b"", b".", b".."):
-        raise OSError(errno.EADDRINUSE, "name of a socket")
-    if len(address) > 110:
-        raise OSError(errno.ENAMETOOLONG, "name of a socket")
-
-    call.act = lambda: _reply(_made(sup.walker, call, parent, last, 0o777, lambda mode: _slow(
-        _NR["bind"], sock, address, len(address))))
-    call.wants_status = True
+    place = _Path(sup, call, AT_FDCWD, name).place()
+    if place is not None:
+        parent, last = place
+        address = struct.pack("=H", AF_UNIX) + _link_to(parent) + b"/" + last + b"\0"
+        if len(address) > 110:
+            raise OSError(errno.ENAMETOOLONG, "name of a socket")
+        call.act = lambda: _reply(_made(sup.walker, call, parent, last, 0o777, lambda mode: _slow(
+            _NR["bind"], sock, address, len(address))))
+        call.wants_status = True
     return sup.judge(call)
 
 
@@ -2884,18 +2997,19 @@ def _on_watch(sup, request):
     """inotify_add_watch(2), which Landlock does not judge although it tells names and events: only
     where reading is allowed, which opening the very object asks the kernel."""
     name, mask = _read_path(request, request.args[1]), request.args[2] & 0xffffffff
-    target = _open_beneath_task(request.tid, name, (os.O_NOFOLLOW if mask & IN_DONT_FOLLOW else 0)
-                                | (os.O_DIRECTORY if mask & IN_ONLYDIR else 0))
-    call = _Call(request, None, None, fds=[target])
+    call = _Call(request, None, None)
+    call.told_as = "openat"
     with call:
-        sup.listener.check(request)
-        info, link = os.fstat(target), _link_to(target)
-        call.event["path"], call.told_as = os.fsdecode(os.readlink(link)), "openat"
-        call.identify(info)
-        call.fds.append(sup.broker.tasks.descriptor(request.task, request.args[0]))
+        target = _Path(sup, call, AT_FDCWD, name).find(
+            (os.O_NOFOLLOW if mask & IN_DONT_FOLLOW else 0) | (os.O_DIRECTORY if mask & IN_ONLYDIR else 0))
+        if target is None:
+            return sup.judge(call)
+        watcher = sup.broker.tasks.descriptor(request.task, request.args[0])
+        call.fds.append(watcher)
+    link = _link_to(target)
 
     def act():
-        if stat.S_IFMT(info.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        if stat.S_IFMT(os.fstat(target).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
             return _refuse(errno.EACCES)
         try:
             os.close(os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -2904,7 +3018,7 @@ def _on_watch(sup, request):
             sup.deny(call, "watching what may not be read", "fs_readable")
             return _refuse(e.errno)
         text = ctypes.create_string_buffer(link)
-        return _return(_call("inotify_add_watch", call.fds[1], _address(text),
+        return _return(_call("inotify_add_watch", watcher, _address(text),
                              mask & ~(IN_DONT_FOLLOW | IN_ONLYDIR)))
     call.act = act
     return sup.judge(call)
@@ -3166,62 +3280,6 @@ def _on_memfd(sup, request):
 
 # -- files ---------------------------------------------------------------------------------------
 
-def _read_string(request, address, limit):
-    """Bytes up to the NUL, in steps that end with a page; EFAULT, or ENAMETOOLONG past the limit."""
-    parts, size = [], 0
-    while size < limit:
-        step = min(_PAGE - (address + size) % _PAGE, limit - size)
-        part = _read_memory(request.tid, address + size, step)
-        text, nul, _ = part.partition(b"\0")
-        parts.append(text)
-        if nul:
-            return b"".join(parts)
-        if len(part) < step:
-            break
-        size += step
-    raise OSError(errno.EFAULT if size < limit else errno.ENAMETOOLONG, "string")
-
-
-def _read_path(request, address):
-    name = _read_string(request, address, 4096)  # PATH_MAX, with the NUL
-    if not name:
-        raise OSError(errno.ENOENT, "empty path")
-    return name
-
-
-def _link_to(fd):
-    """A path that leads to the object of a descriptor, whatever that is, and no further."""
-    return b"/proc/self/fd/%d" % fd
-
-
-def _fd_path(fd):
-    """Where a descriptor of ours leads, as the kernel tells it."""
-    return os.readlink(_link_to(fd))
-
-
-def _open_beneath_task(tid, name, flags=0):
-    """O_PATH descriptor of what `name` means to a task, through no magic link, and nothing of the
-    host's own in /proc. The root directory is the host's, since chroot(2) is refused."""
-    how = open_how(O_PATH | os.O_CLOEXEC | flags, 0, RESOLVE_NO_MAGICLINKS)
-    start = os.open("/" if name.startswith(b"/") else "/proc/%d/cwd" % tid,
-                    O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        text = ctypes.create_string_buffer(name)
-        fd = _call("openat2", start, _address(text), _address(how), ctypes.sizeof(how))
-    finally:
-        os.close(start)
-    try:
-        path = _fd_path(fd)
-    except OSError:  # deeper than PATH_MAX
-        os.close(fd)
-        raise
-    numbers = [part for part in path.split(b"/")[:3] if part.isdigit()]
-    if any(_is_ours(int(number)) for number in numbers):
-        os.close(fd)
-        raise OSError(errno.EACCES, "of the host")
-    return fd
-
-
 class _Walker:
     """Walks the paths that a program names, on the broker's thread: inside the domain, and as if
     the task itself walked."""
@@ -3396,6 +3454,10 @@ class _Walker:
         return fd
 
 
+class _NoWalker(OSError):
+    """There is none yet: only the supervisor can make it, and few programs need it where no path is judged."""
+
+
 _LOCAL_FILESYSTEMS = frozenset(b"""ext2 ext3 ext4 xfs btrfs f2fs bcachefs zfs erofs squashfs iso9660
     vfat exfat tmpfs ramfs devtmpfs devpts proc sysfs cgroup cgroup2 securityfs debugfs tracefs
     configfs mqueue hugetlbfs pstore bpf efivarfs binfmt_misc rootfs nsfs overlay selinuxfs
@@ -3453,6 +3515,8 @@ class _Path:
     so does the call: as the kernel says, whatever the callback answers."""
 
     def __init__(self, sup, call, dirfd, name, resolve=0):
+        if sup.walker is None:
+            raise _NoWalker
         self.sup, self.call, self.walker, self.name = sup, call, sup.walker, name
         self.start = _directory_of(sup, call.request, dirfd, name, resolve)
         if self.start >= 0:
@@ -3911,13 +3975,6 @@ def _load_buffer_size(request, index):
     return size
 
 
-def _read_whole(request, at, size):
-    data = _read_memory(request.tid, at, size)
-    if len(data) < size:
-        raise OSError(errno.EFAULT, "memory")
-    return data
-
-
 _LOADERS = {  # what an argument points to, by the letter before its number in a row
     "": lambda request, index: request.args[index],
     "m": _load_access_mode, "x": _load_statx_mask, "z": _load_buffer_size, "s": _load_text,
@@ -4050,10 +4107,6 @@ def _object_of(path, flags):
         return path.find(os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0)
     path.tell(_fd_path(path.start), os.fstat(path.start))
     return path.start
-
-
-def _reply(result):
-    return _refuse(-result) if result < 0 else _return(result)
 
 
 def _prepare_look(path, row, flags, rest):
@@ -4595,7 +4648,7 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
 
 
 def _trapped_syscalls(policy, abi=_ABIS[-1].abi):
-    always = {needed for needed in {row[2] for row in _HANDLERS.values()} if needed(policy, abi)}
+    always = {needed for needed in {row[2] for row in _HANDLERS.values()} if needed(policy, abi)}  # each asked once
     watched = {family for family in _CATEGORY_OF if _watches(policy, family)}
     return tuple(name for name, (_, _, needed, family) in _HANDLERS.items()
                  if needed in always or family in watched)
@@ -4884,181 +4937,6 @@ class _Runners:
             os.close(self._pidfds.popitem()[1])
 
 
-def _listed_processes():
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-class _Memory:
-    """What the whole sandbox uses, in the kernel's own figures. On threads that are not confined.
-
-    Each process has a soft RLIMIT_DATA of what it has and what is left for all, renewed a few times
-    a second and when one grows by more than 1 MiB, which is weighed before. What no limit of the
-    kernel stops (stacks, shared memory, growth of several at once between two looks) is looked at
-    just as often: past the limit the largest process is killed.
-    """
-    LOOKS_MS = 100
-
-    def __init__(self, supervisor, policy):
-        self._sup = supervisor
-        self._lock = threading.RLock()  # one look at a time
-        self._tolerated = 0  # bytes in use when the limit fell below them
-        self.has_memfds = False
-        self._memfd_device = None
-        self._tmpfs = {}  # device -> (mount point, bytes in use before; others' writes count too)
-        if policy.max_memory is not None:
-            writable = [os.path.realpath(path) for path in policy.fs_writable]
-            for mount in _mounts():
-                point = os.fsdecode(mount.point)
-                if mount.kind == b"tmpfs" and os.path.isdir(point) and any(
-                        _is_beneath(point, path) or _is_beneath(path, point) for path in writable):
-                    self._tmpfs[os.stat(point).st_dev] = (point, self._used(point))
-
-    def limit(self):
-        return self._sup.context.max_memory()
-
-    @staticmethod
-    def _used(path):
-        info = os.statvfs(path)
-        return (info.f_blocks - info.f_bfree) * info.f_frsize
-
-    @staticmethod
-    def of(pid):
-        """Bytes of a process that are its own: data and stack, or what of its pages is in use (those
-        made read-only since are no data any more), and huge pages."""
-        status = _task_status(pid)
-        mapped, used, huge = (
-            sum(int(status.get(name, "0").split()[0]) << 10 for name in names)
-            for names in (("VmData", "VmStk"), ("RssAnon", "VmSwap"), ("HugetlbPages",)))
-        return max(mapped, used) + huge
-
-    def _take_stock(self):
-        """-> ({pid: bytes of its own}, {pid: bytes that it shares}, bytes of all)."""
-        own = {pid: self.of(pid) for pid in self._sup.members()}
-        files = self._memfds(own) if self.has_memfds else {}
-        shared = {pid: _shared_memory(pid, set(files) | set(self._tmpfs)) for pid in own}
-        written = sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values())
-        return own, shared, (sum(own.values()) + sum(shared.values()) + sum(files.values()) + written)
-
-    def _memfds(self, pids):
-        """{(device, inode): bytes} of the files in memory that any process has open."""
-        if self._memfd_device is None:
-            fd = _memfd(b"sandlock", MFD_CLOEXEC)
-            self._memfd_device = os.fstat(fd).st_dev
-            os.close(fd)
-        sizes = {}
-        for pid in pids:
-            for name in _listed("/proc/%d/fd" % pid):
-                try:
-                    info = os.stat("/proc/%d/fd/%s" % (pid, name))
-                except OSError:
-                    continue  # it was closed
-                if info.st_dev == self._memfd_device:
-                    sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
-        return sizes
-
-    def fits(self, more):
-        """Whether the sandbox may grow by that; gives out the limits anew."""
-        with self._lock:
-            own, _, total = self._take_stock()
-            self._divide(own, total)
-            return total + more <= self.limit()
-
-    def look(self, tolerate=False):
-        """Gives out the limits anew, and kills the largest process past the limit; `tolerate`: what
-        is in use now may stay, as long as it does not grow."""
-        with self._lock:
-            if self.limit():
-                self._look(tolerate)
-
-    def _look(self, tolerate):
-        own, shared, total = self._take_stock()
-        if tolerate or total < self._tolerated:
-            self._tolerated = total
-        while total > max(self.limit(), self._tolerated) and own:
-            pid = max(own, key=lambda pid: own[pid] + shared[pid])
-            size = own.pop(pid) + shared[pid]
-            self._sup.record(self._sup.denials, Denial(
-                reason="the sandbox uses %d bytes; its largest process was killed" % total,
-                field="max_memory", event=SyscallEvent(pid=pid, category=SyscallCategory.MEMORY,
-                                                       size=size, denied=True)))
-            self._sup.broker.call(_signal_members, [pid], signal.SIGKILL)
-            total -= size  # for the others
-        self._divide(own, total)
-
-    def _divide(self, own, total):
-        left = max(0, self.limit() - total)
-        for pid in own:
-            data = int(_task_status(pid).get("VmData", "0").split()[0]) << 10  # what the limit is on
-            limit, now = data + left, rlimit64()
-            try:
-                self._sup.prlimit(pid, RLIMIT_DATA, 0, _address(now))
-                now.rlim_max = min(now.rlim_max, self.limit())
-                now.rlim_cur = min(limit, now.rlim_max)
-                self._sup.prlimit(pid, RLIMIT_DATA, _address(now), 0)
-            except OSError as e:
-                if e.errno != errno.ESRCH:
-                    raise
-
-
-def _listed(folder):
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []  # of a process that has ended
-
-
-def _memfd(name, flags):
-    text = ctypes.create_string_buffer(name)
-    return _call("memfd_create", _address(text), flags)
-
-
-def _normal(path):
-    """os.path.normpath, which would leave two slashes at the beginning."""
-    path, slash = os.path.normpath(path), "/" if isinstance(path, str) else b"/"
-    return slash + path.lstrip(slash) if path.startswith(slash) else path
-
-
-def _shared_memory(pid, counted):
-    """Bytes of shared memory that a process has touched, divided by those who share it, but for the
-    files and devices that are `counted` already; proc_pid_smaps(5)."""
-    if _task_status(pid).get("RssShmem", "0 kB") == "0 kB":
-        return 0
-    try:
-        with open("/proc/%d/smaps" % pid, "rb") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return 0  # it ended
-    total, counts = 0, False
-    for line in lines:
-        words = line.split()
-        if not words[0].endswith(b":"):  # a mapping: range, permissions, offset, device, inode, name
-            major, minor = (int(n, 16) for n in words[3].split(b":"))
-            device = os.makedev(major, minor)
-            counts = (words[1][3:] == b"s" and device not in counted
-                      and (device, int(words[4])) not in counted and _is_in_memory(words[5:6]))
-        elif counts and words[0] == b"Pss:":
-            total += int(words[1]) << 10
-    return total
-
-
-def _is_in_memory(name):
-    """Shared anonymous memory, memfds, System V segments, and what lies on a tmpfs of /dev/shm."""
-    return not name or name[0].startswith((b"/dev/zero", b"/memfd:", b"/SYSV", b"/dev/shm/"))
-
-
-def _descendants(root):
-    """Without any Landlock (best_effort): children of children, and whoever is in the first process's
-    session or group. A daemon that left all three is not found."""
-    rows = {pid: _proc_stat(pid) for pid in _listed_processes()}
-    found = {root}
-    while True:
-        more = {pid for pid, f in rows.items() if f and pid not in found
-                and (int(f[1]) in found or int(f[2]) == root or int(f[3]) == root)}
-        if not more:
-            return [pid for pid in found if rows.get(pid)]
-        found |= more
-
-
 # ------------------------------------------------------------------------------------------------
 # 12  Supervisor: the thread that answers
 # ------------------------------------------------------------------------------------------------
@@ -5087,7 +4965,7 @@ class _Supervisor:
         self.runners = _Runners() if 0 < launch.abi < ABI_SCOPED else None
         self.held = _Held()
         self.continued = {}  # task -> its approved request, which it makes again; see _Exec
-        trapped = {row[0] for row in self.handlers.values()}
+        trapped = {handler for handler, *_ in self.handlers.values()}
         walks = trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
         self.writable = [os.path.realpath(path) for path in policy.fs_writable]
         self.readable = [os.path.realpath(path) for path in policy.fs_readable] if policy.explain else []
@@ -5253,7 +5131,7 @@ class _Supervisor:
             except queue.Empty:
                 self._breathe()
                 fields = _proc_stat(self.pid)
-                if fields and fields[0] == b"T" and int(fields[6]) & 0x40:
+                if fields and fields[0] == b"T" and int(fields[6]) & PF_FORKNOEXEC:
                     _pidfd_send_signal(self.pidfd, signal.SIGCONT)
 
     def _patience_s(self):
@@ -5377,7 +5255,8 @@ class _Supervisor:
 
     def take(self, request, handler):
         """Answers, or lets the request wait until the callback has room for it: it holds nothing."""
-        waits = self.handlers[request.nr][3] in self.asked or handler is _on_exec and self.callback
+        *_, family = self.handlers[request.nr]
+        waits = family in self.asked or handler is _on_exec and self.callback
         if waits and self.callback.is_full():
             self.backlog.put((request, handler))
             self._receive_backlog()  # there may be room by now, and nobody left to say so
@@ -5427,6 +5306,8 @@ class _Supervisor:
                 reply = self.broker.as_task(request, lambda: handler(self, request))
             else:
                 reply = handler(self, request)
+        except _NoWalker:
+            reply = self.on_supervisor(request, lambda: self._make_walker(request, handler))
         except OSError as e:
             reply = self._refusal_of(request, e)
         except Exception as e:
@@ -5434,10 +5315,14 @@ class _Supervisor:
         if reply is not None:
             self.listener.reply(request, reply)
 
+    def _make_walker(self, request, handler):
+        self.walker = self.walker or _Walker()
+        self.broker.mailbox.post(lambda: self.answer(request, handler))
+
     def _refusal_of(self, request, error):
         """Memory that cannot be read: no event can be built of it, so it is EPERM where one is
         asked for; else the error that the kernel would give."""
-        handler, _, _, family = self.handlers[request.nr]
+        handler, *_, family = self.handlers[request.nr]
         if isinstance(error, _NoDescriptor):
             family = family or ("bind" if handler is _on_listen else "openat")
             return self.refused(_Call(request, family, None), errno.EPERM, error.strerror, None)
@@ -5750,7 +5635,7 @@ class _Supervisor:
             self.callback.tid = 0
         if self.holds_interval:
             self.holds_interval = False
-            _hold_switch_interval(False)
+            _switch_interval.give_back()
         self.mailbox.close()
         if self.runners is not None:
             self.runners.close()
@@ -5881,6 +5766,159 @@ class _Supervisor:
         self.launching.lasting_fds = []
         self.launching.close()
         self.launching.finish()
+
+
+class _Memory:
+    """What the whole sandbox uses, in the kernel's own figures. On threads that are not confined.
+
+    Each process has a soft RLIMIT_DATA of what it has and what is left for all, renewed a few times
+    a second and when one grows by more than 1 MiB, which is weighed before. What no limit of the
+    kernel stops (stacks, shared memory, growth of several at once between two looks) is looked at
+    just as often: past the limit the largest process is killed.
+    """
+    LOOKS_MS = 100
+
+    def __init__(self, supervisor, policy):
+        self._sup = supervisor
+        self._lock = threading.RLock()  # one look at a time
+        self._tolerated = 0  # bytes in use when the limit fell below them
+        self.has_memfds = False
+        self._memfd_device = None
+        self._tmpfs = {}  # device -> (mount point, bytes in use before; others' writes count too)
+        if policy.max_memory is not None:
+            writable = [os.path.realpath(path) for path in policy.fs_writable]
+            for mount in _mounts():
+                point = os.fsdecode(mount.point)
+                if mount.kind == b"tmpfs" and os.path.isdir(point) and any(
+                        _is_beneath(point, path) or _is_beneath(path, point) for path in writable):
+                    self._tmpfs[os.stat(point).st_dev] = (point, self._used(point))
+
+    def limit(self):
+        return self._sup.context.max_memory()
+
+    @staticmethod
+    def _used(path):
+        info = os.statvfs(path)
+        return (info.f_blocks - info.f_bfree) * info.f_frsize
+
+    @staticmethod
+    def of(pid):
+        """Bytes of a process that are its own: data and stack, or what of its pages is in use (those
+        made read-only since are no data any more), and huge pages."""
+        status = _task_status(pid)
+        mapped, used, huge = (
+            sum(int(status.get(name, "0").split()[0]) << 10 for name in names)
+            for names in (("VmData", "VmStk"), ("RssAnon", "VmSwap"), ("HugetlbPages",)))
+        return max(mapped, used) + huge
+
+    def _take_stock(self):
+        """-> ({pid: bytes of its own}, {pid: bytes that it shares}, bytes of all)."""
+        own = {pid: self.of(pid) for pid in self._sup.members()}
+        files = self._memfds(own) if self.has_memfds else {}
+        shared = {pid: _shared_memory(pid, set(files) | set(self._tmpfs)) for pid in own}
+        written = sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values())
+        return own, shared, (sum(own.values()) + sum(shared.values()) + sum(files.values()) + written)
+
+    def _memfds(self, pids):
+        """{(device, inode): bytes} of the files in memory that any process has open."""
+        if self._memfd_device is None:
+            fd = _memfd(b"sandlock", MFD_CLOEXEC)
+            self._memfd_device = os.fstat(fd).st_dev
+            os.close(fd)
+        sizes = {}
+        for pid in pids:
+            for name in _listed("/proc/%d/fd" % pid):
+                try:
+                    info = os.stat("/proc/%d/fd/%s" % (pid, name))
+                except OSError:
+                    continue  # it was closed
+                if info.st_dev == self._memfd_device:
+                    sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
+        return sizes
+
+    def fits(self, more):
+        """Whether the sandbox may grow by that; gives out the limits anew."""
+        with self._lock:
+            own, _, total = self._take_stock()
+            self._divide(own, total)
+            return total + more <= self.limit()
+
+    def look(self, tolerate=False):
+        """Gives out the limits anew, and kills the largest process past the limit; `tolerate`: what
+        is in use now may stay, as long as it does not grow."""
+        with self._lock:
+            if self.limit():
+                self._look(tolerate)
+
+    def _look(self, tolerate):
+        own, shared, total = self._take_stock()
+        if tolerate or total < self._tolerated:
+            self._tolerated = total
+        while total > max(self.limit(), self._tolerated) and own:
+            pid = max(own, key=lambda pid: own[pid] + shared[pid])
+            size = own.pop(pid) + shared[pid]
+            self._sup.record(self._sup.denials, Denial(
+                reason="the sandbox uses %d bytes; its largest process was killed" % total,
+                field="max_memory", event=SyscallEvent(pid=pid, category=SyscallCategory.MEMORY,
+                                                       size=size, denied=True)))
+            self._sup.broker.call(_signal_members, [pid], signal.SIGKILL)
+            total -= size  # for the others
+        self._divide(own, total)
+
+    def _divide(self, own, total):
+        left = max(0, self.limit() - total)
+        for pid in own:
+            data = int(_task_status(pid).get("VmData", "0").split()[0]) << 10  # what the limit is on
+            limit, now = data + left, rlimit64()
+            try:
+                self._sup.prlimit(pid, RLIMIT_DATA, 0, _address(now))
+                now.rlim_max = min(now.rlim_max, self.limit())
+                now.rlim_cur = min(limit, now.rlim_max)
+                self._sup.prlimit(pid, RLIMIT_DATA, _address(now), 0)
+            except OSError as e:
+                if e.errno != errno.ESRCH:
+                    raise
+
+
+def _shared_memory(pid, counted):
+    """Bytes of shared memory that a process has touched, divided by those who share it, but for the
+    files and devices that are `counted` already; proc_pid_smaps(5)."""
+    if _task_status(pid).get("RssShmem", "0 kB") == "0 kB":
+        return 0
+    try:
+        with open("/proc/%d/smaps" % pid, "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return 0  # it ended
+    total, counts = 0, False
+    for line in lines:
+        words = line.split()
+        if not words[0].endswith(b":"):  # a mapping: range, permissions, offset, device, inode, name
+            major, minor = (int(n, 16) for n in words[3].split(b":"))
+            device = os.makedev(major, minor)
+            counts = (words[1][3:] == b"s" and device not in counted
+                      and (device, int(words[4])) not in counted and _is_in_memory(words[5:6]))
+        elif counts and words[0] == b"Pss:":
+            total += int(words[1]) << 10
+    return total
+
+
+def _is_in_memory(name):
+    """Shared anonymous memory, memfds, System V segments, and what lies on a tmpfs of /dev/shm."""
+    return not name or name[0].startswith((b"/dev/zero", b"/memfd:", b"/SYSV", b"/dev/shm/"))
+
+
+def _descendants(root):
+    """Without any Landlock (best_effort): children of children, and whoever is in the first process's
+    session or group. A daemon that left all three is not found."""
+    rows = {pid: _proc_stat(pid) for pid in _listed_processes()}
+    found = {root}
+    while True:
+        more = {pid for pid, f in rows.items() if f and pid not in found
+                and (int(f[1]) in found or int(f[2]) == root or int(f[3]) == root)}
+        if not more:
+            return [pid for pid in found if rows.get(pid)]
+        found |= more
 
 
 class _Unsupervised(_Supervisor):
@@ -6499,24 +6537,6 @@ class PolicyContext:
                 self._drop_override(pid)
 
 
-_SWITCH_INTERVAL_S = 1e-4
-_interval_lock = _thread.allocate_lock()  # guards the two below
-_interval_users, _interval_before = 0, None
-
-
-def _hold_switch_interval(begin):
-    """While another thread of the host computes, it makes each of ours wait a switch interval (5 ms
-    by default) whenever that needs the GIL. At the end of the run it is what it was."""
-    global _interval_users, _interval_before
-    with _interval_lock:
-        if begin and not _interval_users:
-            _interval_before = sys.getswitchinterval()
-            sys.setswitchinterval(min(_interval_before, _SWITCH_INTERVAL_S))
-        _interval_users += 1 if begin else -1
-        if not _interval_users:
-            sys.setswitchinterval(_interval_before)
-
-
 def _described(error):
     """Text of an exception, whatever its own methods do."""
     try:
@@ -6592,7 +6612,7 @@ class _Callback:
         self._contended = self._contended + 4 if waited_s > 2e-3 else max(0, self._contended - 1)
         if self._contended >= 12:
             self._sup.holds_interval = True
-            _hold_switch_interval(True)
+            _switch_interval.hold()
 
     def _judge(self, call):
         sup, event, error, audited, fault = self._sup, None, errno.EPERM, False, None
@@ -6660,41 +6680,9 @@ class _Callback:
         return _is_free(self._ended, self.timeout_s)
 
 
-def _umasks(tid):
-    """(the task's umask, the host's); OSError where they cannot be read."""
-    found = [_task_status(number).get("Umask") for number in (tid, os.getpid())]
-    if None in found:
-        raise OSError(errno.EPERM, "umask")
-    return tuple(int(text, 8) for text in found)
-
-
-def _size_limit(tid):
-    """Bytes that a task may write to a file: "Max file size" in proc_pid_limits(5)."""
-    with open("/proc/%d/limits" % tid, "rb") as file:
-        word = next(line.split()[3] for line in file if line.startswith(b"Max file size"))
-    return float("inf") if word == b"unlimited" else int(word)
-
-
 # ------------------------------------------------------------------------------------------------
 # 14  Launch pad
 # ------------------------------------------------------------------------------------------------
-
-_dumpable_lock = _thread.allocate_lock()  # guards the two below
-_dumpable_users, _dumpable_before = 0, None
-
-
-def _hold_dumpable(begin):
-    """While a thread of a root host has other ids, other processes of that user must not trace it;
-    the kernel sees to that by clearing the host's dumpable flag. When the last such run has
-    ended, the flag is what it was; PR_SET_DUMPABLE(2const)."""
-    global _dumpable_users, _dumpable_before
-    with _dumpable_lock:
-        if begin and not _dumpable_users:
-            _dumpable_before = _call("prctl", PR_GET_DUMPABLE)
-        _dumpable_users += 1 if begin else -1
-        if not _dumpable_users and _dumpable_before == 1:
-            _call("prctl", PR_SET_DUMPABLE, 1)
-
 
 def _possible_descriptors():
     """Of this process: the numbers that may be open now or later. For kernels before 5.11, where
@@ -6775,7 +6763,7 @@ class _Launch:
         self.close_death_pipe()
         if self._holds_dumpable:
             self._holds_dumpable = False
-            _hold_dumpable(False)
+            _dumpable.give_back()
         if self.terminal is not None:
             terminal, self.terminal = self.terminal, None
             try:
@@ -6808,7 +6796,7 @@ class _Launch:
             steps += [("user", "setgroups", (len(groups), _address(self._groups))),
                       ("user", "setresgid", (gid, gid, gid)),
                       ("user", "setresuid", (0, uid, 0))]
-            _hold_dumpable(True)
+            _dumpable.hold()
             self._holds_dumpable = True
         self.steps_broker, self.steps_program = steps, []
         self._capability_steps()

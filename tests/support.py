@@ -27,6 +27,11 @@ def rounds(count):
     return max(1, count // max(4, THIN)) if THIN else count
 
 
+def once(*values):
+    """Parameters of which a thin run takes the first alone."""
+    return list(values[:1] if THIN else values)
+
+
 TESTS = os.path.dirname(os.path.abspath(__file__))
 
 

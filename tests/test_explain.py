@@ -399,7 +399,7 @@ def on_a_terminal(*words):
 
 
 def test_on_a_terminal_it_is_coloured_and_long_runs_are_counted(tmp_path):
-    script = "cat /etc/passwd >/dev/null; cat /nonexistent; sleep 2.5; echo end"
+    script = "cat /etc/passwd >/dev/null; cat /nonexistent; sleep 1.5; echo end"
     code, shown = on_a_terminal("run", "--system", "--trace", "--", "sh", "-c", script)
     assert code == 0 and b"/etc/passwd \33[32mallow\33[0m" in shown
     assert re.search(rb"\x1b\]0;sandlock: \d+ events, [12] s\x07", shown) and shown.endswith(b"\33]0;\7")

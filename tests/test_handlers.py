@@ -12,7 +12,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
-from support import clean, compiled, eventually, requires_abi, snapshot, rounds
+from support import clean, compiled, eventually, once, requires_abi, rounds, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -98,7 +98,7 @@ def path_only(alone, watched):
     return watched.endswith(" EACCES") or all(word in watched for word in same[:3])
 
 
-@pytest.mark.parametrize("user", [None, "1234:1234"])
+@pytest.mark.parametrize("user", once(None, "1234:1234"))
 def test_every_open_is_as_alone(tmp_path, user):
     if user and os.geteuid():
         pytest.skip("needs root (user=)")

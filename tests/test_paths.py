@@ -8,7 +8,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
-from support import THIN, requires_abi
+from support import THIN, once, requires_abi
 
 pytestmark = requires_abi(1)
 
@@ -144,7 +144,7 @@ show(("null",), call("utimensat", 5, 0, buf(struct.pack("=4q", 5, 0, 6, 0)), 0),
 """
 
 
-@pytest.mark.parametrize("user", [None, "1234:1234"])
+@pytest.mark.parametrize("user", once(None, "1234:1234"))
 def test_every_call_is_as_alone(tmp_path, user):
     if user and os.geteuid():
         pytest.skip("needs root (user=)")
@@ -233,7 +233,7 @@ def test_every_call_on_a_denied_file_is_refused(tmp_path, denying):
     denied = attempts(script, tmp_path, **denying(tmp_path / "secret", tmp_path / "dir"))
     link = denied[3 * 16:4 * 16]
     assert set(denied[:3 * 16] + denied[4 * 16:6 * 16]) == {"EACCES"}, denied
-    assert [set(denied[6 * 16 + i::16]) for i in range(16)] == [{"EACCES"}] * 13 + [{"ELOOP"}] + [{"EACCES"}] * 2, denied  # watched through no magic link
+    assert set(denied[6 * 16:]) == {"EACCES"}, denied
     # A symbolic link to it is no denied file itself: what follows it is refused, what means the link is not.
     assert link == ["EACCES"] * 4 + ["ok"] + ["EACCES"] * 7 + ["ok", "EACCES", "ok", "ENOENT"], link
     assert (tmp_path / "secret").read_text() == "secret" and (tmp_path / "dir" / "f").read_text() == "deep"
