@@ -4956,6 +4956,21 @@ class _Supervisor:
     WATCH_TICKS = 10
     BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
 
+    pid, pidfd, tid = 0, -1, None  # of the program; the thread of serve()
+    ending, reason = False, None
+    forked = False                 # there may be more than the first process
+    pad_tid, pad_running, launched = None, False, False
+    listener = walker = None
+    looker_tid = None
+    memory_looked = 0.0            # when, time.monotonic()
+    watching = 0                   # how often waits will be looked at still
+    capabilities_dropped = False   # by some task, so that each has to be asked for its own
+    holds_interval = False         # of switches between threads
+    orphaned = False               # nobody will wait for the end
+    error = None                   # text: something else than the program failed
+    status = None                  # (exit code, signal)
+    kept_bytes = used_bytes = 0    # of what the Result tells
+
     def __init__(self, launch):
         policy = launch.policy
         self.launching, self.policy, self.network = launch, policy, launch.network
@@ -4963,45 +4978,34 @@ class _Supervisor:
         self.asked = frozenset(family for family in _CATEGORY_OF if _asks(policy, family))
         self.scoped = launch.abi >= ABI_SCOPED
         self.runners = _Runners() if 0 < launch.abi < ABI_SCOPED else None
-        self.held = _Held()
-        self.continued = {}  # task -> its approved request, which it makes again; see _Exec
-        trapped = {handler for handler, *_ in self.handlers.values()}
-        walks = trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
         self.writable = [os.path.realpath(path) for path in policy.fs_writable]
         self.readable = [os.path.realpath(path) for path in policy.fs_readable] if policy.explain else []
-        self.used_bytes = 0
-        self.used = {}  # (field, value, path) of what the policy was needed for, in order, if it explains
         self.context = PolicyContext(self, self.network.ceiling(), policy.max_memory,
                                      policy.max_processes, "openat" in self.asked, policy.fs_denied)
         self.callback = (_Callback(self, policy.policy_fn, policy.policy_timeout)
                          if self.asked or policy.fs_denied or policy.explain else None)  # it verifies
         self.hosts = _Hosts(self.network.pinned) if self.network.pinned else None
-        self.census, self.memory = _Census(self), _Memory(self, policy)
-        self.memory_looked = 0.0  # when, time.monotonic()
+        self.census, self.memory, self.held = _Census(self), _Memory(self, policy), _Held()
         self.lock, self.finished = threading.RLock(), _thread.allocate_lock()
         self.finished.acquire()
         self.finishing = _thread.allocate_lock()  # held by the one thread that is in finish()
         self.host = os.getpid()
-        self.pid, self.pidfd, self.tid = 0, -1, None
-        self.ending, self.reason, self.forked = False, None, False
+        self.continued = {}  # task -> its approved request, which it makes again; see _Exec
         self.backlog = queue.SimpleQueue()  # requests for which the callback has no room yet
         self.unlooked, self.looking = queue.SimpleQueue(), _thread.allocate_lock()  # held by the one who looks
-        self.looker_tid = None
-        self.bound = set()  # inodes of sockets, where the supervisor judges what is bound
-        self.capabilities_dropped = False  # by some task, so that each has to be asked for its own
-        self.holds_interval = False
-        self.watching = 0      # how often waits will be looked at still
-        self.orphaned = False  # nobody will wait for the end
-        self.denials, self.audits, self.faults, self.kept_bytes = [], [], [], 0
-        self.error = None   # text: something else than the program failed
-        self.status = None  # (exit code, signal)
+        self.bound = set()   # inodes of sockets, where the supervisor judges what is bound
+        self.denials, self.audits, self.faults = [], [], []
+        self.used = {}       # (field, value, path) of what the policy was needed for, in order, if it explains
         self.begun = self.ended = time.monotonic()
         # Set by the launch pad; it sends ("listening", None), ("spawned", errno), ("failed", e).
         self.from_pad = queue.SimpleQueue()
-        self.listener = self.pad_tid = None
-        self.pad_running = self.launched = False
-        self.mailbox = _Mailbox()  # their descriptors last: whatever fails before has none to close
-        self.walker = None
+        self._open_descriptors()
+
+    def _open_descriptors(self):
+        """Last: whatever fails before has none to close."""
+        trapped = {handler for handler, *_ in self.handlers.values()}
+        walks = trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
+        self.mailbox = _Mailbox()
         try:
             self.walker = _Walker() if walks else None
             self.broker = _Broker()
@@ -7640,6 +7644,11 @@ def _printable(text):
                    for c in text)
 
 
+def _as_word(text):
+    """A path in a line of words: quoted where it could be taken for more than one."""
+    return text if text.isprintable() and not set(text) & set(" '\"") else repr(text)
+
+
 def _told(text):
     print("sandlock: " + _printable(text), file=sys.stderr, flush=True)
 
@@ -7666,12 +7675,11 @@ class _Trace:
             self._write(event, word)
 
     def _write(self, event, word):
+        what = _as_word(event.path) if event.path else "" if event.size is None else str(event.size)
         if event.argv is not None:
-            what = "%s %s" % (event.path, list(event.argv))
+            what += " %s" % list(event.argv)
         elif event.host is not None:
             what = ("[%s]:%d" if ":" in event.host else "%s:%d") % (event.host, event.port)
-        else:
-            what = event.path or (str(event.size) if event.size is not None else "")
         now = time.time()
         stamp = "%s.%03d" % (time.strftime("%H:%M:%S", time.localtime(now)), now * 1000 % 1000)
         line = "%s %d %s %s" % (stamp, event.pid, event.syscall, _printable(what))

@@ -378,6 +378,9 @@ def test_a_program_cannot_forge_lines(tmp_path):
         result = cli("run", "--system", "-r", tmp_path, *options, "--", PLAIN, "-S", "-c", code, str(tmp_path / name))
         assert b"\n00:00:00" not in result.stderr and b"\33" not in result.stderr and "\x9b" not in result.stderr.decode() and "\u202e" not in result.stderr.decode()
     assert b"\\n00:00:00" in cli("run", "--system", "-r", tmp_path, "--trace", "--events", "openat", "--", PLAIN, "-S", "-c", code, str(tmp_path / name)).stderr
+    for name in ("a b", "a allow", "it's", 'say "x"'):  # a path is one word, and is told from what follows
+        shown = cli("run", "--system", "-r", tmp_path, "--trace", "--events", "openat", "--", PLAIN, "-S", "-c", code, str(tmp_path / name)).stderr
+        assert (" openat %r allow\n" % str(tmp_path / name)).encode() in shown, shown
 
 
 def on_a_terminal(*words):

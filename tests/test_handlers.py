@@ -186,9 +186,11 @@ def test_a_path_that_flips_never_opens_what_was_denied(tmp_path):
     (tmp_path / "b").write_text("secret")
     command = [payload, str(tmp_path / "a"), str(tmp_path / "b"), str(rounds(20000))]
     fields = dict(fs_readable=SYSTEM_PATHS + (tmp_path, os.path.dirname(payload)), policy_events=["file"])
-    for fn in (lambda e, c: e.path == str(tmp_path / "b"), None):
-        opened, hits = map(int, Sandbox(policy_fn=fn, **fields).run(command + [str(rounds(20000) if fn else 20000)], timeout=100).stdout.split())
-        assert opened > 100 and bool(hits) == (fn is None)
+    def attempt(fn):
+        return tuple(map(int, Sandbox(policy_fn=fn, **fields).run(command, timeout=100).stdout.split()))
+    opened, hits = attempt(lambda e, c: e.path == str(tmp_path / "b"))
+    assert opened > 100 and not hits
+    assert any(attempt(None)[1] for _ in range(20))  # the control
 
 
 def test_symlinks_that_flip_never_lead_to_what_was_denied(tmp_path):
@@ -201,7 +203,7 @@ def test_symlinks_that_flip_never_lead_to_what_was_denied(tmp_path):
             "os.kill(pid, 9); os.wait(); print(*sorted(got))")
     fields = dict(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, policy_events=["file"])
     command = [sys.executable, "-S", "-c", code]
-    watched = Sandbox(policy_fn=lambda e, c: e.path == str(tmp_path / "secret"), **fields).run(command + ["4000"], timeout=60)
+    watched = Sandbox(policy_fn=lambda e, c: e.path == str(tmp_path / "secret"), **fields).run(command + [str(rounds(4000))], timeout=60)
     assert watched.stdout == b"public\n", watched
     for name in ("l1", "l2", "l3"):
         if os.path.islink(tmp_path / name):

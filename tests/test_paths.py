@@ -8,7 +8,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
-from support import THIN, once, requires_abi
+from support import THIN, once, requires_abi, rounds
 
 pytestmark = requires_abi(1)
 
@@ -608,19 +608,20 @@ def test_o_path_gives_no_descriptor_of_what_was_not_judged(tmp_path):
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 static volatile char name[] = "a"; static volatile int stop;
 static void *flip(void *x) { while (!stop) { name[0] = 'b'; for (volatile int i = 0; i < 700; i++); name[0] = 'a'; for (volatile int i = 0; i < 700; i++); } return 0; }
 int main(int n, char **a) { pthread_t t; pthread_create(&t, 0, flip, 0); int got = 0, hits = 0; struct stat s;
-    for (int i = 0; i < 6000 || n > 1 && !hits && i < 60000000; i++) { int fd = open((char *)name, O_PATH); if (fd < 0) continue; got++; fstat(fd, &s); hits += s.st_size > 9; close(fd); }
+    for (int i = 0; i < atoi(a[1]) || n > 2 && !hits && i < 60000000; i++) { int fd = open((char *)name, O_PATH); if (fd < 0) continue; got++; fstat(fd, &s); hits += s.st_size > 9; close(fd); }
     stop = 1; printf("%d %d\n", got, hits); return 0; }"""
     payload = compiled(source, "-pthread")
     (tmp_path / "a").write_text("public")
     (tmp_path / "b").write_text("secret" * 9)
     for fields in (dict(fs_denied=[tmp_path / "b"]), dict(policy_fn=lambda e, c: e.path == str(tmp_path / "b"), policy_events=["file"]), {}):
         result = Sandbox(fs_readable=SYSTEM_PATHS + (tmp_path, os.path.dirname(payload)), cwd=tmp_path, **fields).run(
-            [payload] + ["until it hits"] * (not fields), timeout=60)  # the control, on whatever cores there are
+            [payload, str(rounds(6000))] + ["until it hits"] * (not fields), timeout=60)  # the control, on whatever cores there are
         got, hits = map(int, result.stdout.split())
         assert got > 100 and bool(hits) == (not fields), (fields, result)
 
