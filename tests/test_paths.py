@@ -623,7 +623,7 @@ int main(int n, char **a) { pthread_t t; pthread_create(&t, 0, flip, 0); int got
         result = Sandbox(fs_readable=SYSTEM_PATHS + (tmp_path, os.path.dirname(payload)), cwd=tmp_path, **fields).run(
             [payload, str(rounds(6000))] + ["until it hits"] * (not fields), timeout=60)  # the control, on whatever cores there are
         got, hits = map(int, result.stdout.split())
-        assert got > 100 and bool(hits) == (not fields), (fields, result)
+        assert got and bool(hits) == (not fields), (fields, result)
 
 
 def test_what_the_host_starts_is_denied_too(tmp_path):
