@@ -260,9 +260,14 @@ class Result(_Record):
 # accepts its own output, so that replace() can pass a policy's values through again.
 
 def _sequence(field, value, what):
-    if isinstance(value, (str, bytes, os.PathLike)) or not hasattr(value, "__iter__"):
-        raise PolicyError(field, value, "expected a list of %s, not a single value" % what)
+    if isinstance(value, (str, bytes, os.PathLike)) or not hasattr(value, "__iter__") or hasattr(value, "keys"):
+        raise PolicyError(field, value, "expected a list of %s, not a single value or a mapping" % what)
     return list(value)
+
+
+def _is_number(text):
+    """ASCII digits, and not so many that reading them takes long."""
+    return text.isascii() and text.isdigit() and len(text) < 20
 
 
 def _text(field, value):
@@ -272,7 +277,15 @@ def _text(field, value):
         raise PolicyError(field, value, "expected a string or a path") from None
     if not text or "\0" in text:
         raise PolicyError(field, value, "must not be empty nor contain a NUL")
+    _require_encodable(field, text)
     return text
+
+
+def _require_encodable(field, text):
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as e:
+        raise PolicyError(field, text, "cannot be given to a system call: %s" % e) from None
 
 
 def _path(field, value):
@@ -301,7 +314,7 @@ def _size(field, value):
     digits, unit = value[:-1], value[-1:].upper()
     if unit not in ("K", "M", "G", "T"):
         digits, unit = value, ""
-    if not (digits.isascii() and digits.isdigit()):
+    if not _is_number(digits):
         raise PolicyError(field, value, "expected bytes or a size such as 512M (K M G T)")
     return _integer(field, int(digits) << 10 * " KMGT".index(unit or " "))
 
@@ -322,7 +335,7 @@ def _port_range(field, value, low=0):
     """`8080`, `"8080"` or `"8000-8999"` -> (first, last)."""
     first, dash, last = str(value).partition("-")
     for digits in (first, last if dash else first):
-        if isinstance(value, bool) or not (digits.isascii() and digits.isdigit()):
+        if isinstance(value, bool) or not _is_number(digits):
             raise PolicyError(field, value, 'expected a port, "lo-hi" or "*"')
     first, last = int(first), int(last if dash else first)
     if not low <= first <= last <= 65535:
@@ -366,8 +379,8 @@ def _endpoint(field, text):
         if not bracket or (tail and not tail.startswith(":")):
             raise wrong("expected [IPv6 address], then nothing or :port")
         colon, ports = tail[:1], tail[1:]
-        if ":" not in host:
-            raise wrong("brackets are for IPv6 addresses")
+        if ":" not in host or "%" in host:
+            raise wrong("brackets are for IPv6 addresses, without a zone")
     else:
         host, colon, ports = rest.partition(":")
         if ":" in ports:
@@ -445,31 +458,31 @@ def _user(field, value):
 def _user_ids(field, value):
     """-> (uid, gid, groups) of a `user` value."""
     uid, colon, gid = str(value).partition(":")
-    if colon and uid.isdigit() and gid.isdigit():
+    if colon and _is_number(uid) and _is_number(gid):
         uid, gid = (_integer(field, int(n), 0, 2 ** 32 - 2) for n in (uid, gid))
         return uid, gid, [gid]
     try:
         if colon:
             raise KeyError(value)
-        entry = pwd.getpwuid(int(uid)) if uid.isdigit() else pwd.getpwnam(uid)
-    except KeyError:
-        if uid.isdigit() and not colon:
+        entry = pwd.getpwuid(int(uid)) if _is_number(uid) else pwd.getpwnam(uid)
+    except (KeyError, OverflowError):  # no such account; no uid is that high
+        if _is_number(uid) and not colon:
             raise PolicyError(field, value, 'uid without an account; write "uid:gid"') from None
         raise PolicyError(field, value, 'expected an account name, a uid or "uid:gid"') from None
     return entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
 
 
 def _environment(field, value):
-    try:
-        pairs = dict(value)
-    except (TypeError, ValueError):
-        raise PolicyError(field, value, "expected a mapping of names to values") from None
+    if not hasattr(value, "keys"):
+        raise PolicyError(field, value, "expected a mapping of names to values")
+    pairs = dict(value)
     for name, text in pairs.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise PolicyError(field, (name, text), "names and values are strings")
         if not name or "=" in name or "\0" in name + text:
             raise PolicyError(field, (name, text), "a name must not be empty nor contain '='; "
                                                    "neither part may contain a NUL")
+        _require_encodable(field, name + text)
     return types.MappingProxyType(pairs)
 
 
@@ -483,7 +496,7 @@ def _event_names(field, value):
     known = {name for names in _EVENTS.values() for name in names} | set(_EVENTS)
     names = tuple(getattr(v, "value", v) for v in _sequence(field, value, "event names"))
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise PolicyError(field, name, "not an event; known: " + " ".join(sorted(known)))
     return tuple(dict.fromkeys(names))
 
@@ -491,7 +504,7 @@ def _event_names(field, value):
 def _denied_syscalls(field, value):
     names = _sequence(field, value, "syscall names")
     for name in names:
-        if name not in _ALL_SYSCALLS:
+        if not isinstance(name, str) or name not in _ALL_SYSCALLS:
             raise PolicyError(field, name, "no architecture has a syscall of that name")
     return tuple(dict.fromkeys(names))
 
@@ -616,7 +629,7 @@ class Policy(_Record):
         """The smallest policy that allows what a run under this one has used (Result.used), with
         directories in place of many files; limits and the rest stay as they are. What would open a
         whole home directory or everything stays out: Policy.left_out() tells."""
-        readable, writable, _ = _fold(used)
+        readable, writable, _ = _fold(used, [os.path.realpath(path) for path in self.fs_readable + self.fs_writable])
         return self.replace(
             fs_readable=readable, fs_writable=writable, net_deny=(), explain=False, policy_fn=None,
             net_allow=[e for e in self.net_allow if e == "unix://"] + sorted(
@@ -626,7 +639,7 @@ class Policy(_Record):
     @staticmethod
     def left_out(used):
         """The directories that narrow() does not grant, although they were listed or written to."""
-        return _fold(used)[2]
+        return _fold(used, ())[2]
 
     def __reduce__(self):
         return functools.partial(Policy, **{**self._changed(), "env": dict(self.env)}), ()
@@ -651,13 +664,17 @@ SYSTEM_PATHS = _system_paths()
 _FOLDED = 3, 12  # from how many entries on a directory stands for them: of the system, elsewhere
 
 
-def _fold(used):
-    """Result.used -> (readable, writable, left out) paths. Nothing is folded into a directory of the
-    root or of programs; the root, the home directory and what is above it are not granted at all."""
+def _fold(used, granted):
+    """Result.used -> (readable, writable, left out) paths. Nothing is folded into a directory that was not
+    `granted`, nor into one of the root or of programs; the root, the home directory and what is above it
+    are not granted at all."""
     home, left_out = os.path.realpath(os.path.expanduser("~")), set()
 
     def too_much(path):
         return path == "/" or (home + "/").startswith(path + "/")
+
+    def may_fold(folder):
+        return not too_much(folder) and any(_is_beneath(folder, top) for top in granted)
     writable = set()
     for field, value, path in used:
         if field == "fs_writable":
@@ -682,7 +699,7 @@ def _fold(used):
         for folder, paths in folders.items():
             of_system = any(_is_beneath(folder, top) for top in map(os.path.realpath, SYSTEM_PATHS))
             programs = os.path.basename(folder) in ("bin", "sbin")
-            if len(paths) >= _FOLDED[not of_system] and not too_much(folder) and not programs:
+            if len(paths) >= _FOLDED[not of_system] and may_fold(folder) and not programs:
                 readable = readable - set(paths) | {folder}
     return sorted(_outermost(readable, writable)), sorted(writable), sorted(left_out)
 
@@ -816,6 +833,7 @@ RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NOFILE = 0, 1, 2, 4, 
 PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT, RESOLVE_CACHED = 2, 16, 32
+PROC_SUPER_MAGIC = 0x9fa0  # linux/magic.h
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EACCESS, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = (
     -100, 0x100, 0x200, 0x400, 0x1000)  # linux/fcntl.h
 _STAT_SIZE, _STATX_SIZE, _STATFS_SIZE = 144 if os.uname().machine == "x86_64" else 128, 256, 120
@@ -838,10 +856,16 @@ _CLONE_NAMESPACES = (0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 |  # NEWN
 AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 3, 5, 0xf
 SOL_SOCKET, SO_TYPE, SO_SNDTIMEO, SO_DOMAIN = 1, 3, 21, 39
+SO_LINGER, SO_ZEROCOPY = 13, 60
 SCM_RIGHTS, SCM_CREDENTIALS = 1, 2
 SHUT_RDWR = 2
 IPPROTO_TCP, IPPROTO_UDP, NETLINK_ROUTE = 6, 17, 0
 MSG_FASTOPEN, MSG_DONTWAIT, MSG_NOSIGNAL = 0x20000000, 0x40, 0x4000
+MSG_OOB, MSG_DONTROUTE, MSG_PROBE, MSG_EOR, MSG_CONFIRM, MSG_MORE = 0x1, 0x4, 0x10, 0x80, 0x800, 0x8000
+# What a send on behalf may ask for. Never MSG_ZEROCOPY: the kernel would go on reading the sender's
+# memory, which then is the host's, after the call.
+_SEND_FLAGS = (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_OOB | MSG_DONTROUTE | MSG_PROBE | MSG_EOR | MSG_CONFIRM
+               | MSG_MORE)
 TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL = 0x5412, 0x541C, 0x5423, 0x540C
 F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 8, 15, 0x8901, 0x8902
 F_SETLEASE, F_SETDELEG = 1024, 1040  # a lease makes whoever opens the file wait, host or not
@@ -1199,6 +1223,7 @@ _dumpable = _Shared(lambda: _call("prctl", PR_GET_DUMPABLE),
 
 
 _IOVEC = struct.Struct("=QQ")  # struct iovec
+_LINGER = struct.Struct("=2i")  # struct linger
 
 
 def _is_readable(fd, timeout_ms=0):
@@ -1302,9 +1327,13 @@ def _listed_processes():
 
 
 def _task_status(tid):
+    return _status_in(b"/proc/%d" % tid)
+
+
+def _status_in(folder):
     """/proc/TID/status of proc_pid_status(5): name -> text; {} where it cannot be read."""
     try:
-        with open("/proc/%d/status" % tid, "rb", 0) as file:
+        with open(folder + b"/status", "rb", 0) as file:
             rows = (line.partition(b":") for line in file.read().splitlines())
             return {name.decode(): value.strip().decode("ascii", "replace") for name, _, value in rows}
     except OSError:
@@ -1700,8 +1729,8 @@ class _FilterPlan(_Record):
                    data_limit=False, signals=False, truncation=False, opens=False)
 
 
-# Argument blocks: what a syscall's registers must be. Each ends in a jump. "notify" and "fork" are
-# where the supervisor judges; under confine() "notify" is refused and "fork" allowed.
+# Argument blocks: what a syscall's registers must be. Each ends in a jump. "notify" and "watched" are
+# where the supervisor judges; under confine() "notify" is refused and "watched" allowed.
 
 def _unless_zero(asm, index, label):
     """Jumps unless all 64 bits of an argument are zero."""
@@ -1715,7 +1744,7 @@ def _block_clone(asm, plan):
     asm.ld(_arg(0))
     asm.jset(_CLONE_NAMESPACES | CLONE_PARENT, "eperm")
     asm.jset(CLONE_THREAD, "allow")
-    asm.goto("fork")
+    asm.goto("watched")
 
 
 def _block_socket(asm, plan):
@@ -1778,6 +1807,10 @@ def _block_bits(index, mask):
     return block
 
 
+def _goto(label):
+    return lambda asm, plan: asm.goto(label)
+
+
 def _block_if(index, blocks, otherwise):
     """A further block for each of some values of an argument."""
     def block(asm, plan):
@@ -1798,7 +1831,7 @@ def _block_sigaction(asm, plan):
     asm.jeq(signal.SIGCHLD, "sigaction-chld")
     asm.goto("allow")
     asm.label("sigaction-chld")
-    _unless_zero(asm, 1, "fork")
+    _unless_zero(asm, 1, "watched")
     asm.goto("allow")
 
 
@@ -1893,8 +1926,11 @@ _BLOCKS = {
     "sendto": _block_send(3, 4),
     "sendmsg": _block_send(2),
     "sendmmsg": _block_send(3),
-    # IP options and routing headers send packets by way of another host than the judged one.
+    # IP options and routing headers send packets by way of another host than the judged one. Whoever
+    # sets SO_ZEROCOPY waits for news of its buffers, which what is sent on behalf does not give.
     "setsockopt": _block_if(1, {  # IPPROTO_IP: IP_OPTIONS
+        SOL_SOCKET: _block_if(2, {SO_LINGER: _goto("watched"), SO_ZEROCOPY: _goto("errno:%d" % errno.EOPNOTSUPP)},
+                              "allow"),
         0: _block_values(2, [4], "eperm", "allow"),  # IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS,
         41: _block_values(2, [5, 6, 32, 57], "eperm", "allow")}, "allow"),  # IPV6_FLOWLABEL_MGR, IPV6_RTHDR
     "mmap": _block_growth(1),
@@ -1965,12 +2001,12 @@ def _assemble_filter(plan):
             asm.label("block:" + name)
             block(asm, plan)
     refused, notify = SECCOMP_RET_ERRNO | errno.EPERM, SECCOMP_RET_USER_NOTIF
-    labels.add("errno:%d" % errno.EACCES)
+    labels |= {"errno:%d" % errno.EACCES, "errno:%d" % errno.EOPNOTSUPP}  # of blocks
     verdicts = {label: SECCOMP_RET_ERRNO | int(label[len("errno:"):])
                 for label in sorted(labels) if label.startswith("errno:")}
     verdicts.update(eperm=refused, enosys=SECCOMP_RET_ERRNO | errno.ENOSYS,
                     notify=notify if plan.supervised else refused,
-                    fork=notify if plan.supervised else SECCOMP_RET_ALLOW,
+                    watched=notify if plan.supervised else SECCOMP_RET_ALLOW,
                     allow=SECCOMP_RET_ALLOW)
     for label, verdict in verdicts.items():
         asm.label(label)
@@ -2347,10 +2383,16 @@ class _Call:
                     self.identify(os.fstat(fd))
                 finally:
                     os.close(fd)
+            elif fd in (-errno.EMFILE, -errno.ENFILE, -errno.ENOMEM):
+                self.refusal = self.refusal or (-fd, "it cannot be looked at: " + os.strerror(-fd), None)
 
     def fails(self, error, path):
-        """What it will do is the kernel's own refusal."""
-        self.event["path"], self.failed = os.fsdecode(path), error in (errno.EACCES, errno.EPERM)
+        """What it will do is the kernel's own refusal. Where `..` leaves a path that leads nowhere, that
+        place is judged too."""
+        self.event["path"], self.failed = os.fsdecode(_normal(path)), error in (errno.EACCES, errno.EPERM)
+        place, left, _ = os.fsdecode(path + b"/").partition("/../")
+        if left:
+            self.paths += (_normal(place or "/"),)
         self.act, self.where = (lambda: _refuse(error)), _ANYWHERE
 
     def identify(self, info):
@@ -2977,6 +3019,22 @@ def _on_listen(sup, request):
         os.close(sock)
 
 
+def _on_linger(sup, request):
+    """SO_LINGER of setsockopt(2): whoever closes a socket last would wait for its data to be received, and
+    that may be the supervisor with its copy. So nobody waits, what was written is sent all the same; a time of
+    0, which resets the connection, is set as asked for. socket(7), net/ipv4/af_inet.c: inet_release."""
+    if request.args[4] & 0xffffffff < _LINGER.size:
+        return _refuse(errno.EINVAL)
+    on, seconds = _LINGER.unpack(_read_whole(request, request.args[3], _LINGER.size))
+    value = _LINGER.pack(on and not seconds, 0)
+    sock = sup.broker.tasks.descriptor(request.task, request.args[0])
+    try:
+        sup.listener.check(request)
+        return _reply(_slow(_NR["setsockopt"], sock, SOL_SOCKET, SO_LINGER, value, len(value)))
+    finally:
+        os.close(sock)
+
+
 def _socket_name(sock):
     name, size = ctypes.create_string_buffer(128), _u32(128)
     if _libc.getsockname(sock, name, ctypes.byref(size)):
@@ -3134,7 +3192,7 @@ class _Message:
     piece; a datagram is one piece."""
 
     def __init__(self, request, flags):
-        self.request, self.flags = request, flags & 0xffffffff
+        self.request, self.flags = request, flags & _SEND_FLAGS
         self.address, self.vectors, self.control, self.fds = b"", [], b"", []
         self.sent, self.patient = 0, True
 
@@ -3278,6 +3336,11 @@ def _on_memfd(sup, request):
     return _CONTINUE
 
 
+def _on_memfd_secret(sup, request):
+    """Its pages are counted nowhere. ENOSYS, as where the kernel has none."""
+    return _refuse(errno.ENOSYS)
+
+
 # -- files ---------------------------------------------------------------------------------------
 
 class _Walker:
@@ -3291,7 +3354,8 @@ class _Walker:
         # With the GIL held a walk costs no switch between threads, but it must not wait for anybody.
         quick = all(mount.kind in _LOCAL_FILESYSTEMS for mount in mounts)
         self.call = _quick if quick else _slow
-        self.proc = tuple(mount.point.rstrip(b"/") + b"/" for mount in mounts if mount.kind == b"proc")
+        self.proc = _own_proc(mounts)
+        self.proc_roots = tuple(self.proc)
         self.fds = _high_fd(os.open("/proc/self/fd", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def path(self, fd):
@@ -3308,7 +3372,7 @@ class _Walker:
     def again(self, fd, flags, path=b""):
         """The object of an O_PATH descriptor opened with these flags, or -errno. What lies in /proc
         may wait for the process that it is about."""
-        call = _slow if path.startswith(self.proc) else self.call
+        call = _slow if path.startswith(self.proc_roots) else self.call
         return call(_NR["openat"], self.fds, b"%d" % fd, flags | os.O_CLOEXEC, 0)
 
     def close(self):
@@ -3327,34 +3391,35 @@ class _Walker:
         return _slow(_NR["openat2"], start, name, how, len(how))
 
     def look(self, request, start, name, flags, resolve=0):
-        """-> (O_PATH descriptor, its path), or (-errno, path as far as it is known, or None)."""
+        """-> (O_PATH descriptor, its path), or (-errno, path: as far as it leads, the rest as written)."""
         fd = self.open(start, name, O_PATH | flags, 0, resolve | RESOLVE_NO_MAGICLINKS)
         if fd >= 0:
             try:
                 path = self.path(fd)
+                if not self._is_proc(fd):
+                    return fd, path
             except OSError:  # deeper than PATH_MAX: nothing could be told of it
                 os.close(fd)
                 raise
-            if not path.startswith(self.proc):
-                return fd, path
             os.close(fd)
         elif fd == -errno.ENOENT and not resolve:
             best = self._missing(start, name)
             if best is not None:
                 return fd, best
-        elif fd != -errno.ELOOP:
-            return fd, None
-        if resolve:
-            return -errno.ELOOP, None  # RESOLVE_* and /proc: fails closed
         try:
-            fd = self._step_by_step(request, start, name, flags)
+            walked, path = self._step_by_step(request, start, name, flags, resolve)
         except OSError as e:
-            return -e.errno, None
-        try:
-            return fd, _fd_path(fd)
-        except OSError as e:
-            os.close(fd)
-            return -e.errno, None
+            walked, path = -e.errno, e.filename or name
+        if not resolve and (fd >= 0 or fd in (-errno.ENOENT, -errno.ELOOP)):
+            return walked, path
+        if walked >= 0:
+            os.close(walked)
+        return fd if fd < 0 else -errno.ELOOP, path  # RESOLVE_* and /proc: fails closed
+
+    def _is_proc(self, fd):
+        info = ctypes.create_string_buffer(_STATFS_SIZE)
+        return (self.call(_NR["fstatfs"], fd, info) < 0
+                or struct.unpack_from("=q", info)[0] == PROC_SUPER_MAGIC)  # f_type
 
     def _missing(self, start, name):
         """The path of what does not exist; None if it might for the task: where it could lead through
@@ -3364,26 +3429,31 @@ class _Walker:
         if parent < 0:
             return None
         try:
-            path = os.path.join(self.path(parent), last)
-            if path.startswith(self.proc):
+            if self._is_proc(parent):
                 return None
+            path = os.path.join(self.path(parent), last)
             is_link = self.call(_NR["readlinkat"], parent, last, ctypes.create_string_buffer(1), 1) >= 0
             return None if is_link else path
         finally:
             os.close(parent)
 
-    def _step_by_step(self, request, start, name, flags):
+    def _step_by_step(self, request, start, name, flags, resolve):
         """For what leads through /proc: "self" is the task's, a magic link is followed for the task
-        if the kernel lets a confined thread do so, and nothing of the host's own is reached."""
-        current = os.open(b"/" if name[:1] == b"/" else b"/proc/self/fd/%d" % start,
-                          O_PATH | os.O_CLOEXEC)
+        if the kernel lets a confined thread do so, and nothing of the host's own is reached. And for
+        what leads nowhere: OSError, its filename being how far it led."""
+        here = b"/proc/self/fd/%d" % start
+        top = here if start >= 0 and resolve & RESOLVE_IN_ROOT else b"/"
+        current = os.open(top if name[:1] == b"/" else here, O_PATH | os.O_CLOEXEC)
+        parts, links, part = name.split(b"/")[::-1], 0, b""
         try:
-            parts, links, steps = name.split(b"/")[::-1], 0, 0
-            while parts:
-                part, steps = parts.pop(), steps + 1
-                if steps > self.MAX_STEPS:
-                    raise OSError(errno.ELOOP, "components")
-                if not part or part == b".":
+            self._refuse_host(current)
+            for _ in range(self.MAX_STEPS):
+                if not parts:
+                    self._check(current, flags, name)
+                    path = self.path(current)
+                    return os.dup(current), path
+                part = parts.pop()
+                if part in (b"", b".") or part == b".." and os.path.samefile(current, top):
                     continue
                 child = self._child(current, part)
                 if stat.S_ISLNK(os.fstat(child).st_mode) and (parts or not flags & os.O_NOFOLLOW):
@@ -3396,14 +3466,22 @@ class _Walker:
                         parts.extend(text.split(b"/")[::-1])
                         if text[:1] != b"/":
                             continue
-                        child = os.open(b"/", O_PATH | os.O_CLOEXEC)
+                        child = os.open(top, O_PATH | os.O_CLOEXEC)
                 os.close(current)
-                current = child
+                current, part = child, b""
                 self._refuse_host(current)
-            return self._checked(current, flags, name)
-        except BaseException:
-            os.close(current)
+            raise OSError(errno.ELOOP, "components")
+        except OSError as e:
+            e.filename = self._led(current, [part] + parts[::-1], name)
             raise
+        finally:
+            os.close(current)
+
+    def _led(self, fd, rest, name):
+        try:
+            return b"/".join([self.path(fd)] + rest)
+        except OSError:
+            return name  # deeper than PATH_MAX
 
     def _child(self, current, part):
         return _result(self.open(current, part, O_PATH | os.O_NOFOLLOW, 0, 0))
@@ -3417,7 +3495,7 @@ class _Walker:
                 own = {b"self": b"%d" % process, b"thread-self": b"%d/task/%d" % (process, request.tid)}
                 if part in own:
                     return None, own[part]
-            if where.startswith(self.proc):
+            if where.startswith(self.proc_roots):
                 ordinary = self.open(current, part, O_PATH, 0, RESOLVE_NO_MAGICLINKS)
                 if ordinary >= 0:
                     os.close(ordinary)
@@ -3438,20 +3516,34 @@ class _Walker:
         return os.readlink(b"", dir_fd=fd)
 
     def _refuse_host(self, fd):
-        """EACCES for what belongs to a thread of the host; the kernel refuses its own process
-        nothing."""
-        path = _fd_path(fd)
-        for root in self.proc:
-            if path.startswith(root):
-                number = path[len(root):].split(b"/")[0]
-                if number.isdigit() and _is_ours(int(number)):
-                    raise OSError(errno.EACCES, "of the host")
+        """EACCES for what belongs to a thread of the host, to which the kernel refuses nothing of its own;
+        and for a proc file system where the host could have another number."""
+        if not self._is_proc(fd):
+            return
+        path = self.path(fd)
+        root = next((root for root in self.proc if (path + b"/").startswith(root)), None)
+        number = path[len(root or b""):].split(b"/")[0]
+        if root is None or os.fstat(fd).st_dev != self.proc[root] or number.isdigit() and _is_ours(int(number)):
+            raise OSError(errno.EACCES, "of the host")
 
-    def _checked(self, fd, flags, name):
+    @staticmethod
+    def _check(fd, flags, name):
         is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
         if (flags & os.O_DIRECTORY or name.endswith((b"/", b"/."))) and not is_directory:
             raise OSError(errno.ENOTDIR, "not a directory")
-        return fd
+
+
+def _own_proc(mounts):
+    """Where a proc file system is mounted in which this process has its own number -> its device."""
+    found = {}
+    for mount in mounts:
+        root = mount.point.rstrip(b"/") + b"/"
+        if mount.kind == b"proc" and len(_status_in(root + b"self").get("NSpid", "").split()) == 1:
+            try:
+                found[root] = os.stat(root).st_dev
+            except OSError:
+                continue  # it is gone
+    return found
 
 
 class _NoWalker(OSError):
@@ -3527,7 +3619,7 @@ class _Path:
         """O_PATH descriptor of the object, or None."""
         fd, path = self.walker.look(self.call.request, self.start, self.name, flags)
         if fd < 0:
-            self.call.fails(-fd, path or self.best_path())
+            self.call.fails(-fd, path)
             return None
         self.call.fds.append(fd)
         self.tell(path, os.fstat(fd))
@@ -3541,7 +3633,7 @@ class _Path:
         top = b"/" if self.name[:1] == b"/" else b"."
         parent, where = self.walker.look(self.call.request, self.start, head or top, os.O_DIRECTORY)
         if parent < 0:
-            self.call.fails(-parent, self.best_path())
+            self.call.fails(-parent, os.path.join(where, last))
             return None
         self.call.fds.append(parent)
         path = _normal(os.path.join(where, last))
@@ -3555,16 +3647,6 @@ class _Path:
     def tell(self, path, info):
         self.call.event["path"] = os.fsdecode(path)
         self.call.identify(info)
-
-    def best_path(self):
-        """Of what cannot be reached: as far as it can be, the rest by name."""
-        head, slash, tail = self.name.rstrip(b"/").rpartition(b"/")
-        fd, path = self.walker.look(self.call.request, self.start, head or slash or b".", os.O_DIRECTORY)
-        if fd >= 0:
-            os.close(fd)
-            return os.path.join(path, tail)
-        base = b"/" if self.start < 0 else _fd_path(self.start)
-        return _normal(os.path.join(base, self.name))
 
 
 def _on_open(sup, request):
@@ -3599,11 +3681,11 @@ class _Opening(_Path):
     def resolve(self):
         stripped = self.name.rstrip(b"/")
         if self.creates and stripped != self.name and os.path.basename(stripped) not in (b"", b".", b".."):
-            self.name = os.path.dirname(stripped) or b"."
-            fd, _ = self.walker.look(self.call.request, self.start, self.name, os.O_DIRECTORY, self.rules)
+            head, last = os.path.split(stripped)
+            fd, path = self.walker.look(self.call.request, self.start, head or b".", os.O_DIRECTORY, self.rules)
             if fd >= 0:
                 self.call.fds.append(fd)
-            self.call.fails(errno.EISDIR if fd >= 0 else -fd, os.path.join(self.best_path(), b""))
+            self.call.fails(errno.EISDIR if fd >= 0 else -fd, os.path.join(path, last))
             return
         nofollow = os.O_NOFOLLOW if self.creates and self.flags & os.O_EXCL else 0
         fd, path = self.walker.look(
@@ -3613,9 +3695,9 @@ class _Opening(_Path):
             self.call.fds.append(fd)
             self._existing(fd, path)
         elif fd == -errno.ENOENT and self.creates:
-            self._new(self.start, self.name, _Walker.MAX_LINKS)
+            self._new(self.start, self.name, _Walker.MAX_LINKS, path)
         else:
-            self.call.fails(-fd, path or self.best_path())
+            self.call.fails(-fd, path)
 
     def _existing(self, fd, path):
         info = os.fstat(fd)
@@ -3715,15 +3797,15 @@ class _Opening(_Path):
         self.call.fds.append(opened)
         return self._install(opened)
 
-    def _new(self, start, name, links):
+    def _new(self, start, name, links, led):
         """Creation: the parent directory is what is resolved. A dangling link is created through."""
         head, slash, last = name.rpartition(b"/")
         if not last or last in (b".", b".."):
-            return self.call.fails(errno.EISDIR, self.best_path())
+            return self.call.fails(errno.EISDIR, led)
         parent, path = self.walker.look(self.call.request, start, head or slash or b".",
                                         os.O_DIRECTORY, self.rules)
         if parent < 0:
-            return self.call.fails(-parent, self.best_path())
+            return self.call.fails(-parent, os.path.join(path, last))
         self.call.fds.append(parent)
         link = self.walker.open(parent, last, O_PATH | os.O_NOFOLLOW, 0, 0)
         if link >= 0:
@@ -3736,7 +3818,7 @@ class _Opening(_Path):
                 return self.resolve()  # somebody was faster
             if not links or self.flags & os.O_NOFOLLOW or self.rules:
                 return self.call.fails(errno.ELOOP, os.path.join(path, last))
-            return self._new(parent, text, links - 1)
+            return self._new(parent, text, links - 1, led)
         self.call.event["path"] = os.fsdecode(os.path.join(path, last))
         self.call.identify(os.fstat(parent))
         self.call.needs = ("fs_writable", os.fsdecode(path)),
@@ -4235,10 +4317,10 @@ class _Exec:
             self.call.event["argv"] = tuple(os.fsdecode(word) for word in argv)
             fd, path, shown = self._look(dirfd, name, flags)
             if fd < 0:
-                self.call.fails(-fd, _normal(path))
+                self.call.fails(-fd, path)
             else:
                 self.call.event["path"] = os.fsdecode(path)
-                self._expect(fd, shown, argv or [b""])
+                self._expect(fd, path, shown, argv or [b""])
             self.sup.listener.check(self.request)
             return self.sup.judge(self.call)
 
@@ -4254,9 +4336,7 @@ class _Exec:
         try:
             nofollow = os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0
             fd, path = self.sup.walker.look(self.request, start, name, nofollow)
-            if fd < 0:
-                path = name if start < 0 else os.path.join(_fd_path(start), name)
-            else:
+            if fd >= 0:
                 self.call.fds.append(fd)
         finally:
             if start >= 0:
@@ -4279,42 +4359,41 @@ class _Exec:
         del pointers[-1:]
         return _read_strings(self.request, pointers, self.ARGV_LIMIT, lambda: self.sup.ending)
 
-    def _expect(self, fd, shown, argv):
+    def _expect(self, fd, path, shown, argv):
         """What the task will be after the exec: the file that runs and its command line. A script
         is its interpreter's argument; binfmt_script.c, execve(2)."""
-        walker, paths = self.sup.walker, []
+        paths = [path]
         for _ in range(self.MAX_INTERPRETERS + 1):
             self.call.identify(os.fstat(fd))
-            paths.append(walker.path(fd))
             words, loader, readable = self._interpreters(fd)
             if not readable and self.sup.context.denies():
                 raise OSError(errno.EACCES, "a program that cannot be read")
             if not words:
                 break
             argv, shown = words + [shown] + argv[1:], words[0]
-            fd = self._look_again(shown)
+            fd = self._look_again(shown, paths)
             if fd < 0:
                 break  # so will the kernel find
         self.expected_file, self.expected_argv = self.call.identities[-1], argv
         self.expected_loader = None
         if loader:
-            fd = self._look_again(loader)
+            fd = self._look_again(loader, paths)
             if fd >= 0:
                 self.call.identify(os.fstat(fd))
                 self.expected_loader = self.call.identities[-1]
-                paths.append(walker.path(fd))
         self.expected_paths = {os.fsdecode(path) for path in paths}
         self.call.paths = tuple(os.fsdecode(path) for path in paths[1:])
         self.call.needs = tuple(("fs_readable", os.fsdecode(path)) for path in paths)
 
-    def _look_again(self, name):
-        """O_PATH descriptor of an interpreter, kept by the call, or -errno."""
+    def _look_again(self, name, paths):
+        """O_PATH descriptor of an interpreter, kept by the call, or -errno; its path goes to the others."""
         start = _directory_of(self.sup, self.request, AT_FDCWD, name)
         if start >= 0:
             self.call.fds.append(start)
-        fd, _ = self.sup.walker.look(self.request, start, name, 0)
+        fd, path = self.sup.walker.look(self.request, start, name, 0)
         if fd >= 0:
             self.call.fds.append(fd)
+        paths.append(path)
         return fd
 
     def _interpreters(self, fd):
@@ -4585,6 +4664,11 @@ def _denies_paths(policy, abi=0):
     return bool(policy.fs_denied)
 
 
+def _may_deny(policy):
+    """Whether deny_path can hold: what renames, links or looks has to be trapped as well as what opens."""
+    return all(_asks(policy, family) for family in _EVENTS["file"])
+
+
 def _lacks(needed):
     """What the supervisor does in Landlock's place below an ABI."""
     return lambda policy, abi: abi < needed
@@ -4595,7 +4679,7 @@ def _judges_truncation(policy, abi):
 
 
 def _judges_bind(policy, abi):
-    return (_denies_paths(policy) or _asks(policy, "openat")  # deny_path holds for socket files too
+    return (_denies_paths(policy) or _may_deny(policy)  # deny_path holds for socket files too
             or abi < ABI_TCP and "*" not in policy.net_allow_bind)
 
 
@@ -4611,6 +4695,7 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "execveat": (_on_exec, False, _always, "execve"),
     "connect": (_on_connect, True, _always, "connect"),
     "bind": (_on_bind, True, _judges_bind, "bind"),
+    "setsockopt": (_on_linger, True, _always, None),
     "listen": (_on_listen, True, lambda policy, abi: "*" not in policy.net_allow_bind, None),
     "sendto": (_on_sendto, True, _has_datagrams, "sendto"),
     "sendmsg": (_on_sendmsg, True, _has_datagrams, "sendto"),
@@ -4622,6 +4707,7 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "mmap": (_on_growth, False, _limits_memory, "mmap"),
     "mremap": (_on_growth, False, _limits_memory, "mmap"),
     "memfd_create": (_on_memfd, False, _limits_memory, None),
+    "memfd_secret": (_on_memfd_secret, False, _limits_memory, None),
     "setpgid": (_on_setpgid, True, _always, None),
     "capset": (_on_capset, False, _always, None),
     "kill": (_on_signal(0, 1), False, _lacks(ABI_SCOPED), None),
@@ -4941,6 +5027,11 @@ class _Runners:
 # 12  Supervisor: the thread that answers
 # ------------------------------------------------------------------------------------------------
 
+class _Kept(list):
+    """What the Result tells of one kind, bounded by _Supervisor.record()."""
+    size_bytes = 0
+
+
 class _Supervisor:
     """One run: launch(), then attend() until the program has ended, then finish(). The caller of
     Sandbox.run does that itself; for popen a thread does (serve()). Whoever it is, it is one
@@ -4969,7 +5060,7 @@ class _Supervisor:
     orphaned = False               # nobody will wait for the end
     error = None                   # text: something else than the program failed
     status = None                  # (exit code, signal)
-    kept_bytes = used_bytes = 0    # of what the Result tells
+    used_bytes = 0                 # of what the Result tells in `used`
 
     def __init__(self, launch):
         policy = launch.policy
@@ -4981,7 +5072,7 @@ class _Supervisor:
         self.writable = [os.path.realpath(path) for path in policy.fs_writable]
         self.readable = [os.path.realpath(path) for path in policy.fs_readable] if policy.explain else []
         self.context = PolicyContext(self, self.network.ceiling(), policy.max_memory,
-                                     policy.max_processes, "openat" in self.asked, policy.fs_denied)
+                                     policy.max_processes, _may_deny(policy), policy.fs_denied)
         self.callback = (_Callback(self, policy.policy_fn, policy.policy_timeout)
                          if self.asked or policy.fs_denied or policy.explain else None)  # it verifies
         self.hosts = _Hosts(self.network.pinned) if self.network.pinned else None
@@ -4994,7 +5085,7 @@ class _Supervisor:
         self.backlog = queue.SimpleQueue()  # requests for which the callback has no room yet
         self.unlooked, self.looking = queue.SimpleQueue(), _thread.allocate_lock()  # held by the one who looks
         self.bound = set()   # inodes of sockets, where the supervisor judges what is bound
-        self.denials, self.audits, self.faults = [], [], []
+        self.denials, self.audits, self.faults = _Kept(), _Kept(), _Kept()
         self.used = {}       # (field, value, path) of what the policy was needed for, in order, if it explains
         self.begun = self.ended = time.monotonic()
         # Set by the launch pad; it sends ("listening", None), ("spawned", errno), ("failed", e).
@@ -5328,7 +5419,7 @@ class _Supervisor:
         asked for; else the error that the kernel would give."""
         handler, *_, family = self.handlers[request.nr]
         if isinstance(error, _NoDescriptor):
-            family = family or ("bind" if handler is _on_listen else "openat")
+            family = family or {_on_listen: "bind", _on_linger: "connect"}.get(handler, "openat")
             return self.refused(_Call(request, family, None), errno.EPERM, error.strerror, None)
         if error.errno in (errno.EFAULT, errno.EPERM) and family in self.asked:
             if self._waits(request):
@@ -5500,10 +5591,10 @@ class _Supervisor:
                             pid=task.process, parent_pid=task.parent, **call.event)
 
     def record(self, lines, line):
-        """The first ones, up to a number of lines and of bytes for all."""
+        """The first ones, up to a number of lines and of bytes."""
         weight = 500 + _text_length(line)
-        if len(lines) < self.KEPT_LINES and self.kept_bytes + weight <= self.KEPT_BYTES:
-            self.kept_bytes += weight
+        if len(lines) < self.KEPT_LINES and lines.size_bytes + weight <= self.KEPT_BYTES:
+            lines.size_bytes += weight
             lines.append(line)
 
     def deny(self, call, reason, field):
@@ -5515,7 +5606,7 @@ class _Supervisor:
         would have been needed; if there is none, ordinary permissions have refused it."""
         if not self.policy.explain or call.family not in _EXPLAINED:
             return
-        if not error:
+        if error in (0, errno.EINPROGRESS):  # of a connect that does not wait
             self.use(call.needs, call.event.get("path"))
         elif error in (errno.EACCES, errno.EPERM, errno.EXDEV):
             missing = [field for field, value in call.needs if not self._grants(field, value)]
@@ -5817,9 +5908,10 @@ class _Memory:
 
     def _take_stock(self):
         """-> ({pid: bytes of its own}, {pid: bytes that it shares}, bytes of all)."""
-        own = {pid: self.of(pid) for pid in self._sup.members()}
-        files = self._memfds(own) if self.has_memfds else {}
-        shared = {pid: _shared_memory(pid, set(files) | set(self._tmpfs)) for pid in own}
+        tasks = {pid: _living_task(pid) for pid in self._sup.members()}
+        own = {pid: self.of(task) for pid, task in tasks.items()}
+        files = self._memfds(tasks.values()) if self.has_memfds else {}
+        shared = {pid: _shared_memory(task, set(files) | set(self._tmpfs)) for pid, task in tasks.items()}
         written = sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values())
         return own, shared, (sum(own.values()) + sum(shared.values()) + sum(files.values()) + written)
 
@@ -5872,7 +5964,7 @@ class _Memory:
     def _divide(self, own, total):
         left = max(0, self.limit() - total)
         for pid in own:
-            data = int(_task_status(pid).get("VmData", "0").split()[0]) << 10  # what the limit is on
+            data = int(_task_status(_living_task(pid)).get("VmData", "0").split()[0]) << 10  # what the limit is on
             limit, now = data + left, rlimit64()
             try:
                 self._sup.prlimit(pid, RLIMIT_DATA, 0, _address(now))
@@ -5882,6 +5974,13 @@ class _Memory:
             except OSError as e:
                 if e.errno != errno.ESRCH:
                     raise
+
+
+def _living_task(pid):
+    """A task that tells of a process's memory: the first one may have ended before the others."""
+    if "VmData" in _task_status(pid):
+        return pid
+    return next((int(tid) for tid in _listed("/proc/%d/task" % pid) if "VmData" in _task_status(int(tid))), pid)
 
 
 def _shared_memory(pid, counted):
@@ -6235,9 +6334,11 @@ class _DeniedPaths:
     """What fs_denied and deny_path name, with all that is beneath it, by every spelling and every
     hard link. Read without a lock: what is added is seen at once, what is removed leaves a new table.
 
-    A path is denied by its name, as written and as resolved, on every mount that shows it, and by
-    what it is (device, inode), also of the directories above. Files beneath a denied directory that
-    have other names elsewhere are looked for when a file with several names is first met.
+    A path is denied by its name, as written and as resolved, on every mount that shows it or what is
+    beneath it, and by what it is (device, inode), also of the directories above. The symbolic links that
+    it was written with cannot be moved. Files beneath a denied directory that have other names elsewhere
+    are looked for when a file with several names is first met. What cannot be looked at because the program
+    may have hidden it (chmod of a directory above) is `hidden`: until it is seen again nothing is allowed.
     """
 
     class Table:
@@ -6245,9 +6346,12 @@ class _DeniedPaths:
         def __init__(self):
             self.names, self.objects, self.above = {}, {}, {}
 
-        def enter(self, field, names, identities):
-            for name in names:
-                self.names.setdefault(name, field)
+        def enter(self, field, names, links, identities):
+            for name in names | links:
+                if name in links:
+                    self.above.setdefault(name, field)
+                else:
+                    self.names.setdefault(name, field)
                 while name != os.path.dirname(name):
                     name = os.path.dirname(name)
                     self.above.setdefault(name, field)
@@ -6256,7 +6360,8 @@ class _DeniedPaths:
 
     def __init__(self):
         self._mounts = None
-        self._rows = {}  # (path, field) -> (names, identities)
+        self._rows = {}  # (path, field) -> (names, names of links, identities)
+        self.hidden = set()  # (path, field)
         self.table = self.Table()
         self._changes = self._looked_at = 0  # changes so far; and when it was last looked for links
         self._links = {}    # identity -> field
@@ -6267,23 +6372,35 @@ class _DeniedPaths:
         if self._mounts is None:
             self._mounts = _mounts()
         names = {_normal(path), *_spellings(resolved, self._mounts)}
+        links = {name for link in _links_on(path) for name in _spellings(link, self._mounts)}
+        identities = set()
+        self.hidden.discard((path, field))
         try:
             info = os.stat(resolved)
-            identities = {(info.st_dev, info.st_ino)}
-        except OSError:
-            identities = set()  # it may come to exist
-        known = self._rows.setdefault((path, field), (set(), set()))  # what it was stays denied
-        known[0].update(names)
-        known[1].update(identities)
+            identities.add((info.st_dev, info.st_ino))
+        except OSError as e:  # it may come to exist
+            if e.errno == errno.EACCES and _is_hidden(os.path.dirname(resolved)):
+                self.hidden.add((path, field))
+        known = self._rows.setdefault((path, field), (set(), set(), set()))  # what it was stays denied
+        for those, more in zip(known, (names, links - names, identities)):
+            those.update(more)
         self.table.enter(field, *known)
         self._changes += 1
 
+    def seen(self):
+        """Whether all can be looked at, by now."""
+        for path, field in list(self.hidden):
+            self.add(path, field)
+        return not self.hidden
+
     def remove(self, path):
+        self.hidden.discard((path, "policy_fn"))
         if self._rows.pop((path, "policy_fn"), None):
             table = self.Table()
             for (_, field), row in self._rows.items():
                 table.enter(field, *row)
             self.table = table
+            self._scanned = {}  # while it was allowed, links could be made
             self._changes += 1
 
     def field(self, path, identities, moves=False):
@@ -6306,56 +6423,99 @@ class _DeniedPaths:
 
     def look(self, stop):
         """Finds the files beneath denied directories that have other names, until stop() says so."""
-        changes, links = self._changes, {}
+        changes, scanned, links = self._changes, self._scanned, {}
         for name, field in list(self.table.names.items()):
-            if name not in self._scanned:
+            if name not in scanned:
                 found = self._scan(name, stop)
                 if stop():
                     return
-                self._scanned[name] = found
-            links.update((identity, field) for identity in self._scanned[name])
+                scanned[name] = found
+            links.update((identity, field) for identity in scanned[name])
         self._links, self._looked_at = links, changes
 
     @staticmethod
     def _scan(top, stop):
-        """What the host may not list, nobody beneath it can have linked; what vanishes is gone."""
+        """What vanishes is gone; what is another user's and shut, nobody inside can have linked."""
         links, folders = set(), [top]
         while folders and not stop():
             folder = folders.pop()
             try:
-                entries = os.listdir(folder)
-            except (FileNotFoundError, NotADirectoryError, PermissionError, ProcessLookupError):
+                for entry in os.listdir(folder):
+                    path = os.path.join(folder, entry)
+                    try:
+                        info = os.lstat(path)
+                    except (FileNotFoundError, ProcessLookupError):
+                        continue
+                    if stat.S_ISDIR(info.st_mode):
+                        folders.append(path)
+                    elif info.st_nlink > 1:
+                        links.add((info.st_dev, info.st_ino))
+            except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
                 continue
-            for entry in entries:
-                path = os.path.join(folder, entry)
-                try:
-                    info = os.lstat(path)
-                except (FileNotFoundError, PermissionError, ProcessLookupError):
-                    continue
-                if stat.S_ISDIR(info.st_mode):
-                    folders.append(path)
-                elif info.st_nlink > 1:
-                    links.add((info.st_dev, info.st_ino))
+            except PermissionError:
+                if _is_hidden(folder):
+                    raise
         return links
 
 
+def _is_hidden(folder):
+    """Whether a directory that may not be searched, or the one that keeps us from it, is our own user's:
+    then the program can have shut it."""
+    while True:
+        try:
+            return os.lstat(folder).st_uid == os.geteuid()
+        except PermissionError:
+            folder = os.path.dirname(folder)
+        except OSError:
+            return True  # just moved: fails closed
+
+
+def _links_on(path):
+    """Where the symbolic links are that a path leads through; path_resolution(7)."""
+    found, where, rest = [], "/", path.split("/")[::-1]
+    while rest and len(found) <= _Walker.MAX_LINKS:
+        part = rest.pop()
+        if part == "..":
+            where = os.path.dirname(where)
+        elif part not in ("", "."):
+            here = os.path.join(where, part)
+            try:
+                text = os.readlink(here)
+            except OSError:
+                where = here  # not a link, or not there
+                continue
+            found.append(here)
+            where = "/" if text[:1] == "/" else where
+            rest.extend(text.split("/")[::-1])
+    return found
+
+
 def _spellings(path, mounts):
-    """The names of a resolved path on all mounts: the same directory may be mounted elsewhere, or a
-    part of what is beneath it."""
+    """The names of a resolved path on all mounts: it may be mounted elsewhere too, or a part of it, or what
+    is mounted beneath it."""
     path = os.fsencode(path)
-    names, home = {path}, None
+    names = _spellings_of(path, mounts)
+    for mount in mounts:
+        if _is_beneath(mount.point, path, b"/"):
+            names |= _spellings_of(mount.point, mounts)
+    return {os.fsdecode(name) for name in names}
+
+
+def _spellings_of(path, mounts):
+    home = None
     for mount in mounts:  # the longest one, and of those the last, which hides the others
         if _is_beneath(path, mount.point, b"/") and (home is None or len(mount.point) >= len(home.point)):
             home = mount
+    names = {path}
     if home is None:
-        return {os.fsdecode(path)}
+        return names
     inside = _normal(home.root + b"/" + path[len(home.point):])
     for mount in mounts:
         if mount.device == home.device and _is_beneath(inside, mount.root, b"/"):
             names.add(_normal(mount.point + b"/" + inside[len(mount.root):]))
         elif mount.device == home.device and _is_beneath(mount.root, inside, b"/"):
             names.add(mount.point)
-    return {os.fsdecode(name) for name in names}
+    return names
 
 
 class PolicyContext:
@@ -6481,11 +6641,11 @@ class PolicyContext:
 
     def deny_path(self, path):
         """Denies a path and all beneath it, on every trapped file call, connect and bind to a socket
-        file, and execve, whatever name reaches it. PolicyFnError where no file events are asked for:
-        then nothing is trapped."""
+        file, and execve, whatever name reaches it. PolicyFnError where not all file events are asked for:
+        what is not trapped could rename it."""
         path = _path("deny_path", path)
         if not self._files_are_trapped:
-            raise PolicyFnError('deny_path needs file events: put "file" into policy_events')
+            raise PolicyFnError('deny_path needs all file events: put "file" into policy_events')
         with self._lock:
             self._denied.add(path, "policy_fn")
 
@@ -6506,6 +6666,8 @@ class PolicyContext:
                 if not self._permitted_by_override(task.process, call.address):
                     return errno.ECONNREFUSED, "restrict_pid_network", "policy_fn"
         if self._denied.table.names and call.event.get("path") is not None:
+            if not self._all_seen():
+                return errno.EACCES, "what is denied cannot be looked at: a directory above it is shut", None
             for path in (call.event["path"], *call.paths):
                 field = self._denied.field(path, (*call.identities, *(call.above or ())), call.moves)
                 if field:
@@ -6521,6 +6683,12 @@ class PolicyContext:
             self._drop_override(process)
             return True
         return _within(ranges, *address)
+
+    def _all_seen(self):
+        if not self._denied.hidden:
+            return True
+        with self._lock:
+            return self._denied.seen()
 
     def denies(self):
         return bool(self._denied.table.names)
@@ -7650,7 +7818,20 @@ def _as_word(text):
 
 
 def _told(text):
-    print("sandlock: " + _printable(text), file=sys.stderr, flush=True)
+    if sys.stderr:
+        sys.stderr.flush()
+        _write_all(2, ("sandlock: %s\n" % _printable(text)).encode(sys.stderr.encoding, "backslashreplace"))
+
+
+def _write_all(fd, data):
+    """Waits if it has to: O_NONBLOCK is of the open file, which the program may share."""
+    writable = select.poll()
+    writable.register(fd, select.POLLOUT)
+    while data:
+        try:
+            data = data[os.write(fd, data):]
+        except BlockingIOError:
+            writable.poll()
 
 
 class _Trace:
@@ -7684,7 +7865,7 @@ class _Trace:
         stamp = "%s.%03d" % (time.strftime("%H:%M:%S", time.localtime(now)), now * 1000 % 1000)
         line = "%s %d %s %s" % (stamp, event.pid, event.syscall, _printable(what))
         end = " \33[%sm%s\33[0m\n" % (self._COLOURS.get(word, "31"), word) if self._colours else " %s\n" % word
-        os.write(self._fd, (line + end).encode())
+        _write_all(self._fd, (line + end).encode())
 
 
 class _LiveCount:

@@ -438,7 +438,7 @@ def test_deny_and_allow_path_from_another_thread(tmp_path):
     target.write_text("x")
     code = ("import sys\nfor line in sys.stdin:\n    try: open(sys.argv[1]).close(); print('ok', flush=True)\n"
             "    except OSError as e: print(e.errno, flush=True)")
-    with Sandbox(fs_readable=SYSTEM_PATHS + (tmp_path,), policy_fn=lambda e, c: None, policy_events=["openat"]).popen(
+    with Sandbox(fs_readable=SYSTEM_PATHS + (tmp_path,), policy_fn=lambda e, c: None, policy_events=["file"]).popen(
             [sys.executable, "-S", "-c", code, str(target)], stdin=1, stdout=1) as process:
         def tried():
             process.stdin.write(b"\n")
@@ -448,9 +448,10 @@ def test_deny_and_allow_path_from_another_thread(tmp_path):
         assert tried() == b"13\n"
         process.policy.allow_path(target)
         assert tried() == b"ok\n"
-    with box().popen(["sleep", "50"]) as process:
-        with pytest.raises(PolicyFnError, match="policy_events"):
-            process.policy.deny_path(target)
+    for fields in ({}, dict(policy_fn=lambda e, c: None, policy_events=["openat", "stat"])):  # a rename would evade it
+        with box(**fields).popen(["sleep", "50"]) as process:
+            with pytest.raises(PolicyFnError, match="policy_events"):
+                process.policy.deny_path(target)
 
 
 def test_a_denied_program_is_not_executed_nor_as_an_interpreter(tmp_path):
@@ -823,18 +824,37 @@ def test_a_denied_loader_is_found_wherever_it_is_named(tmp_path):
 
 def test_nothing_is_made_or_watched_beneath_a_denied_directory_that_was_renamed(tmp_path):
     code = ("import ctypes, errno, os, socket\nlibc = ctypes.CDLL(None, use_errno=True)\nos.mkdir('den'); open('/etc/hostname').close()\n"
-            "os.rename('den', 'den2')\ntry: open('den2/new', 'w').close(); print('made')\nexcept OSError as e: print(e.errno)\n"
+            "try: open('den2/new', 'w').close(); print('made')\nexcept OSError as e: print(e.errno)\n"
             "print(libc.inotify_add_watch(libc.inotify_init1(0), b'den2', 0xfff) < 0)\n"
             "s = socket.socket(socket.AF_UNIX)\ntry: s.bind('den2/s'); print('bound')\nexcept OSError as e: print(e.errno)")
     def judge(event, ctx):
         if event.path_contains("hostname"):
             ctx.deny_path(tmp_path / "den")
+            os.rename(tmp_path / "den", tmp_path / "den2")  # the program itself may not
+
+    def only_rename(event, ctx):
+        if event.path_contains("hostname"):
+            os.rename(tmp_path / "den", tmp_path / "den2")
     fields = dict(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path,
-                  policy_events=["openat", "network"])  # renaming it would be refused if that were watched
+                  policy_events=["file", "network"])
     command = [sys.executable, "-S", "-c", code]
     assert Sandbox(policy_fn=judge, **fields).run(command).stdout.split() == [b"13", b"True", b"13"]
     shutil.rmtree(tmp_path / "den2")
-    assert Sandbox(policy_fn=lambda e, c: None, **fields).run(command).stdout.split() == [b"made", b"False", b"bound"]
+    assert Sandbox(policy_fn=only_rename, **fields).run(command).stdout.split() == [b"made", b"False", b"bound"]
+
+
+def test_links_made_while_a_path_was_allowed_are_denied_with_it(tmp_path):
+    (tmp_path / "den").mkdir()
+    for name in ("den/secret", "a"):
+        (tmp_path / name).write_text(name)
+    os.link(tmp_path / "a", tmp_path / "b")
+    code = ("import os\ndef tried(n):\n    try: print(open(n).read())\n    except OSError as e: print(e.errno)\n"
+            "os.mkdir('deny1'); tried('den/secret'); tried('b')\nos.mkdir('allow'); os.link('den/secret', 'mine')\nos.mkdir('deny2'); tried('mine'); tried('b')")
+    def judge(event, ctx):
+        if event.syscall == "mkdirat":
+            (ctx.allow_path if event.path.endswith("allow") else ctx.deny_path)(tmp_path / "den")
+    result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, policy_fn=judge, policy_events=["file"]).run([sys.executable, "-S", "-c", code])
+    assert result.stdout.split() == [b"13", b"a", b"13", b"a"], result
 
 
 def test_no_descriptor_is_left_by_calls_that_fail_or_end_with_the_run(tmp_path):

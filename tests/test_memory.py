@@ -146,15 +146,33 @@ EVADERS = r"""
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <string.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
+void *grow(void *x) {
+    usleep(100000);
+    for (int i = 0; i < 60; i++) { char *p = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); if (p != MAP_FAILED) memset(p, 1, 1 << 20); else exit(1); usleep(3000); }
+    sleep(1); puts("held"); exit(0);
+}
 int main(int n, char **a) {
+    setbuf(stdout, 0);
     if (a[1][0] == 'r') {  /* dirty pages that are made read-only, in small steps */
         for (int i = 0; i < 200; i++) {
             char *p = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
             if (p == MAP_FAILED) { puts("ENOMEM"); return 0; }
             memset(p, 1, 1 << 20); mprotect(p, 1 << 20, PROT_READ); usleep(5000);
         }
+    } else if (a[1][0] == 's') {  /* where no page is counted */
+        long fd = syscall(447, 0); puts(fd < 0 ? "refused" : "held"); return 0;
+    } else if (a[1][0] == 'f') {  /* processes whose first thread has ended */
+        for (int i = 0; i < 6; i++) if (!fork()) {
+            pthread_t t; pthread_create(&t, 0, grow, 0); pthread_detach(t); syscall(SYS_exit, 0);
+        }
+        for (int i = 0; i < 6; i++) wait(0);
+        return 0;
     } else {               /* shared memory, and beside it a file that is not mapped */
         char *p = mmap(0, 60 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0); static char b[1 << 20];
         if (p == MAP_FAILED) { puts("ENOMEM"); return 0; }
@@ -168,10 +186,23 @@ int main(int n, char **a) {
 
 @pytest.mark.parametrize("how", ["read-only", "two"])
 def test_memory_that_no_limit_of_the_kernel_counts(how):
-    payload = compiled(EVADERS)
+    payload = compiled(EVADERS, "-pthread")
     fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),))
     assert Sandbox(max_memory="400M", **fields).run([payload, how], timeout=30).stdout == b"held\n"
     assert Sandbox(max_memory="100M", **fields).run([payload, how], timeout=30).stdout != b"held\n"
+
+
+def test_processes_whose_first_thread_has_ended_count():
+    payload = compiled(EVADERS, "-pthread")
+    fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),))
+    assert Sandbox(max_memory="900M", **fields).run([payload, "first"], timeout=30).stdout == b"held\n" * 6
+    result = Sandbox(max_memory="100M", **fields).run([payload, "first"], timeout=30)
+    assert result.stdout.count(b"held") < 3, result
+
+
+def test_secret_memory_is_counted_nowhere_and_so_refused():
+    payload = compiled(EVADERS, "-pthread")
+    assert Sandbox(max_memory="100M", fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),)).run([payload, "secret"]).stdout == b"refused\n"
 
 
 def test_a_tmpfs_beneath_a_writable_path_counts(tmp_path):

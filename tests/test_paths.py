@@ -8,7 +8,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
-from support import THIN, once, requires_abi, rounds
+from support import THIN, once, requires_abi, requires_root, rounds
 
 pytestmark = requires_abi(1)
 
@@ -311,10 +311,116 @@ def test_a_denied_path_that_does_not_exist_yet(tmp_path, denying):
 def test_bind_mounts_are_other_spellings():
     mounts = [sandlock._Mount(point=p, root=r, device=d) for p, r, d in (
         (b"/", b"/", b"8:1"), (b"/alias", b"/data", b"8:1"), (b"/part", b"/data/den/deep", b"8:1"), (b"/other", b"/data", b"8:2"), (b"/data/den/m", b"/", b"8:3"), (b"/again", b"/x", b"8:3"))]
-    assert sandlock._spellings("/data/den", mounts) == {"/data/den", "/alias/den", "/part"}
+    assert sandlock._spellings("/data/den", mounts) == {"/data/den", "/alias/den", "/part", "/data/den/m", "/again"}  # and what is mounted beneath
     assert sandlock._spellings("/data/den/m/x/y", mounts) == {"/data/den/m/x/y", "/again/y"}
     assert sandlock._spellings("/alias/den/f", mounts) == {"/data/den/f", "/alias/den/f"}
-    assert sandlock._spellings("/", mounts) == {"/", "/alias", "/part"}
+    assert {"/", "/alias", "/part", "/other", "/again"} <= sandlock._spellings("/", mounts)
+
+
+def test_links_in_the_middle_of_a_denied_path_stay(tmp_path, denying):
+    (tmp_path / "real" / "x").mkdir(parents=True)
+    (tmp_path / "mid").symlink_to("real")
+    (tmp_path / "link").symlink_to("mid/x")
+    script = ("print(ok(opened, 'link/new', os.O_CREAT | os.O_WRONLY), ok(os.unlink, 'mid'), ok(os.rename, 'mid', 'm'), ok(os.unlink, 'link'), ok(os.rename, 'real', 'r'),\n"
+              "      ok(os.symlink, 'other', 'free'), ok(os.unlink, 'free'))")
+    assert attempts(script, tmp_path, **denying(tmp_path / "link" / "new")) == ["EACCES"] * 5 + ["ok"] * 2
+    assert attempts(script, tmp_path, policy_fn=allow, policy_events=["file"])[:3] == ["ok", "ok", "ENOENT"]
+
+
+def test_nothing_is_told_of_what_is_beneath_a_denied_directory(tmp_path, denying):
+    """By calls that fail on their way through it: they fail alike, whatever is there."""
+    (tmp_path / "den" / "dir").mkdir(parents=True)
+    (tmp_path / "den" / "file").write_text("x")
+    os.symlink("den", tmp_path / "up")
+    os.symlink("den/file/q", tmp_path / "through")
+    names = [form % name for name in ("file", "none") for form in ("den/%s", "den/%s/q/r", "up/%s/q", "up/%s/q/r", "up/%s/", "up/%s/../../f", "den/%s/../../f")]
+    script = "for n in %r: print(ok(os.stat, n), ok(opened, n, 0), ok(os.mkdir, n + '/x'), ok(os.execv, n, ['x']))" % (names + ["up/dir/q/r", "through"])
+    assert set(attempts(script, tmp_path, **denying(tmp_path / "den"))) == {"EACCES"}
+    assert {"ENOTDIR", "ENOENT"} < set(attempts(script, tmp_path, policy_fn=allow, policy_events=["file"]))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary user")
+def test_a_directory_that_the_program_shuts_hides_nothing(tmp_path):
+    (tmp_path / "above" / "den").mkdir(parents=True)
+    (tmp_path / "above" / "den" / "f").write_text("x")
+    (tmp_path / "above" / "g").write_text("x")
+    (tmp_path / "above" / "link").symlink_to("den")
+    os.link(tmp_path / "above" / "den" / "f", tmp_path / "other")
+
+    def judge(event, ctx):
+        if event.syscall == "mkdirat":
+            ctx.deny_path(tmp_path / "above" / "link" / "f")
+    script = ("d = os.open('above', 0)\nos.chmod('above', 0)\nok(os.mkdir, 'now')\nprint(ok(opened, 'other', 0))\n"
+              "os.fchmod(d, 0o755)\nprint(ok(opened, 'other', 0), ok(opened, 'above/link/f', 0), ok(opened, 'above/g', 0))")
+    try:
+        for fields in (dict(fs_denied=[tmp_path / "above" / "den"]), dict(policy_fn=judge, policy_events=["file"])):
+            assert attempts(script, tmp_path, **fields) == ["EACCES"] * 3 + ["ok"]
+            (tmp_path / "above").chmod(0o755)
+            (tmp_path / "now").is_dir() and (tmp_path / "now").rmdir()
+        assert attempts(script, tmp_path, policy_fn=allow, policy_events=["file"]) == ["ok"] * 4
+    finally:
+        (tmp_path / "above").chmod(0o755)
+
+
+# -- the host's own, by way of /proc -----------------------------------------------------------------
+
+OF_THE_HOST = r"""
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+folder, fd = sys.argv[1:]
+os.chdir(folder)
+try: print(os.read(os.open(fd, os.O_RDONLY), 100))
+except OSError as e: print(e.errno)
+print(libc.inotify_add_watch(libc.inotify_init1(0), fd.encode(), 2) < 0)"""
+
+
+def test_from_within_the_hosts_own_directory_nothing_is_opened(monkeypatch):
+    """chdir is free where it is no event; the kernel refuses the task what is in there, but the host is itself."""
+    secret = os.memfd_create("secret")
+    os.pwrite(secret, b"SECRET", 0)
+    command = [sys.executable, "-S", "-c", OF_THE_HOST, "/proc/%d/fd" % os.getpid(), str(secret)]
+    fields = dict(fs_readable=SYSTEM_PATHS, policy_fn=allow, policy_events=["openat"])
+    try:
+        assert Sandbox(**fields).run(command).stdout.split() == [b"13", b"True"]
+        assert Sandbox(fs_readable=SYSTEM_PATHS).run(command).stdout.split() == [b"13", b"True"]  # a watch needs no callback
+        monkeypatch.setattr(sandlock._Walker, "_refuse_host", lambda self, fd: None)
+        assert b"SECRET" in Sandbox(**fields).run(command).stdout
+    finally:
+        os.close(secret)
+
+
+LATE_PROC = r"""
+import os, subprocess, sys
+sys.path.insert(0, sys.argv[1])
+import sandlock
+top, late, whole = sys.argv[2:]
+def judge(event, ctx):
+    if event.path_contains("/go"):
+        subprocess.run(["mount", "-t", "proc", "proc", late], check=True)
+code = '''
+import os, sys
+try: open(sys.argv[1] + "/go")
+except OSError: pass
+for name in ("self/environ", "thread-self/environ", "%s/environ" % sys.argv[3]):
+    try: print("SECRET" in open(os.path.join(sys.argv[2], name)).read())
+    except OSError as e: print(e.errno)'''
+if whole: sandlock._Walker._is_proc = lambda self, fd: self.path(fd).startswith(self.proc_roots)  # as it was: by the names of the start
+box = sandlock.Sandbox(fs_readable=sandlock.SYSTEM_PATHS, fs_writable=[top], clean_env=True, policy_fn=judge, policy_events=["file"])
+result = box.run([sys.executable, "-S", "-c", code, top, late, str(os.getpid())])
+print(*result.stdout.decode().split(), result.stderr.decode()[-300:], result.policy_errors or "")
+"""
+
+
+@requires_root
+def test_a_proc_that_is_mounted_meanwhile_shows_nothing_of_the_host(tmp_path):
+    late = tmp_path / "late"
+    late.mkdir()
+    if subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs CAP_SYS_ADMIN (mounts)")
+    for control in ("", "control"):
+        out = subprocess.run(["unshare", "-m", "--propagation", "private", sys.executable, "-c", LATE_PROC, os.path.dirname(os.path.abspath(sandlock.__file__)),
+                              str(tmp_path), str(late), control], stdout=subprocess.PIPE, timeout=60, env=dict(os.environ, X="SECRET")).stdout.split()
+        assert (b"True" in out) if control else out == [b"13"] * 3, out
 
 
 def test_fs_denied_wins_over_every_grant_and_cannot_be_taken_back(tmp_path):
