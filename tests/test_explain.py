@@ -1,4 +1,5 @@
 """Why was it refused, what would allow it, what has it used, what does it do: explain, learn, trace."""
+import errno
 import json
 import os
 import pty
@@ -159,7 +160,9 @@ BAD = {
     '{"fs_readible": []}': "fs_readible", '{"max_memory": "much"}': "max_memory", '{"fs_readable": "/usr"}': "fs_readable", '{"net_allow": ["a:b"]}': "net_allow",
     '{"policy_fn": "print"}': "policy_fn", '{"env": {"A": 1}}': "env", "[]": "object", "{": "line 1", "": "JSON", '{"user": "nobody-of-this-name"}': "user",
     '{"max_processes": 3, "max_processes": 4}': "twice", '{"net_allow": ["*"], "net_deny": ["10.0.0.1"]}': "net_deny", "[" * 100000: "JSON", '{"best_effort": 1}': "best_effort",
-    '{"max_processes": NaN}': "max_processes", '{"cwd": "a\\u0000b"}': "cwd",
+    '{"max_processes": NaN}': "max_processes", '{"cwd": "a\\u0000b"}': "cwd", '{"fs_readable": {"/": false}}': "fs_readable", '{"env": ["AB"]}': "env",
+    '{"extra_deny_syscalls": [["sync"]]}': "extra_deny_syscalls", '{"policy_events": [["file"]]}': "policy_events", '{"net_allow": ["[fe80::1%eth0]:80"]}': "net_allow",
+    '{"user": "\\u00b2"}': "user", '{"max_memory": "' + "9" * 5000 + '"}': "max_memory", '{"fs_readable": ["/\\ud800"]}': "fs_readable",
 }
 
 
@@ -313,6 +316,37 @@ def test_learned_from_a_web_server_that_a_client_visits(tmp_path, home):
     finally:
         other.kill()
         other.wait()
+
+
+def test_nothing_is_learned_that_was_not_granted(tmp_path):
+    for number in range(15):
+        (tmp_path / str(number)).write_text("x")
+    files = [str(tmp_path / str(number)) for number in range(15)]
+    used = [("fs_readable", file, None) for file in files]
+    assert set(files) <= set(Policy(fs_readable=list(SYSTEM_PATHS) + files).narrow(used).fs_readable)  # not all of the directory
+    assert Policy(fs_readable=[tmp_path]).narrow(used).fs_readable == (str(tmp_path),)
+
+
+def test_a_connect_that_does_not_wait_is_learned(tmp_path):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        code = "import socket\ns = socket.socket()\ns.setblocking(False)\nprint(s.connect_ex(('127.0.0.1', %d)))" % port
+        result = Sandbox(fs_readable=SYSTEM_PATHS, net_allow=["*"], explain=True).run([sys.executable, "-S", "-c", code])
+    assert int(result.stdout) in (0, errno.EINPROGRESS)
+    assert [value for field, value, _ in result.used if field == "net_allow"] == ["tcp://127.0.0.1:%d" % port]
+
+
+def test_a_report_waits_for_whoever_reads_it(tmp_path):
+    """O_NONBLOCK is of the open file, and so the program's to set on what is ours too."""
+    code = "import os\nos.set_blocking(2, False)\ntry:\n    while True: os.write(2, b'x' * 4096)\nexcept BlockingIOError: pass\ntry: open(%r)\nexcept OSError: pass\nraise SystemExit(3)" % str(tmp_path / 'shut')
+    (tmp_path / "shut").write_text("x")
+    for option in ("--explain", "--trace"):
+        process = subprocess.Popen([sys.executable, FILE, "run", "--system", option, "--", sys.executable, "-S", "-c", code], stderr=subprocess.PIPE)
+        time.sleep(0.5)  # the pipe is full
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 3 and b"shut" in said, said[-500:]
 
 
 def test_what_would_open_too_much_is_left_out_and_said(tmp_path, home):

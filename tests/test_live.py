@@ -843,6 +843,15 @@ def test_nothing_is_made_or_watched_beneath_a_denied_directory_that_was_renamed(
     assert Sandbox(policy_fn=only_rename, **fields).run(command).stdout.split() == [b"made", b"False", b"bound"]
 
 
+def test_a_flood_of_denials_leaves_room_for_audits():
+    code = ("import os\nfor i in range(3000):\n    try: os.stat('/none/%d' % i + '/yyyyyyyyyyyyyyyy' * 230)\n    except OSError: pass\n"
+            "for _ in range(3):\n    try: os.unlink('/none/audited')\n    except OSError: pass")
+    def judge(event, ctx):
+        return Verdict.AUDIT if event.path.endswith("audited") else Verdict.DENY if "/none/" in event.path else None
+    result = box(policy_fn=judge, policy_events=["stat", "unlinkat"]).run([sys.executable, "-S", "-c", code])
+    assert len(result.audits) == 3 and len(result.denials) < 3000, (len(result.audits), len(result.denials))
+
+
 def test_links_made_while_a_path_was_allowed_are_denied_with_it(tmp_path):
     (tmp_path / "den").mkdir()
     for name in ("den/secret", "a"):

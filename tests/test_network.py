@@ -596,3 +596,42 @@ def test_a_bind_of_the_unspecified_family_is_told():
     result = box(policy_fn=lambda e, c: seen.append((e.syscall, e.host, e.port)), policy_events=["bind"], net_allow_bind=[port]).run(
         [sys.executable, "-c", code, str(port)])
     assert result.stdout == b"0\n" and seen == [("bind", "0.0.0.0", port)]
+
+
+ZEROCOPY = r"""
+import select, socket, sys
+s, server = socket.socket(), socket.socket()
+server.bind(("127.0.0.1", int(sys.argv[1]))); server.listen(); s.connect(server.getsockname()); peer, _ = server.accept()
+try: s.setsockopt(socket.SOL_SOCKET, 60, 1); print(0)
+except OSError as e: print(e.errno)
+print(s.sendmsg([b"x" * 20000], [], 0x4000000))
+peer.recv(1 << 20)
+poller = select.poll(); poller.register(s, 0)
+print(bool(poller.poll(500)))  # POLLERR: the kernel tells that it needs the sender's memory no more"""
+
+
+def test_the_kernel_keeps_nothing_of_the_hosts_memory(monkeypatch):
+    """With MSG_ZEROCOPY it would send, later, whatever is by then where the host had the payload."""
+    port = free_port()
+    fields = dict(net_allow=["127.0.0.1", "udp://127.0.0.1:53"], net_allow_bind=[port])
+    command = [sys.executable, "-S", "-c", ZEROCOPY, str(port)]
+    assert box(**fields).run(command).stdout.split() == [b"95", b"20000", b"False"]
+    monkeypatch.setitem(sandlock._BLOCKS, "setsockopt", lambda asm, plan: asm.goto("allow"))
+    sandlock._policy_filter.cache_clear()
+    try:
+        assert box(**fields).run(command).stdout.split() == [b"0", b"20000", b"False"]  # the option alone keeps nothing
+        monkeypatch.setattr(sandlock, "_SEND_FLAGS", 0xffffffff)
+        assert box(**fields).run(command).stdout.split() == [b"0", b"20000", b"True"]  # the control
+    finally:
+        sandlock._policy_filter.cache_clear()
+
+
+def test_no_close_waits_for_a_peer_that_does_not_read():
+    """The host's copy of a socket may be the last to be closed, and SO_LINGER made that wait as long as the program liked."""
+    code = ("import socket, struct\ns = socket.socket()\nfor value in ((1, 10 ** 6), (1, 0), (0, 5), (1, -1)):\n"
+            "    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', *value)); print(*struct.unpack('ii', s.getsockopt(1, 13, 8)))\n"
+            "try: s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'1234')\nexcept OSError as e: print(e.errno)\n"
+            "try: print(s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, None, 8))\nexcept OSError as e: print(e.errno)")
+    assert box().run([sys.executable, "-S", "-c", code]).stdout.splitlines() == [b"0 0", b"1 0", b"0 0", b"0 0", b"22", b"14"]
+    outside = subprocess.run([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE).stdout.splitlines()
+    assert outside[0] == b"1 1000000" and outside[1] == b"1 0" and outside[4:] == [b"22", b"14"]  # the control
