@@ -2387,12 +2387,11 @@ class _Call:
                 self.refusal = self.refusal or (-fd, "it cannot be looked at: " + os.strerror(-fd), None)
 
     def fails(self, error, path):
-        """What it will do is the kernel's own refusal. Where `..` leaves a path that leads nowhere, that
-        place is judged too."""
-        self.event["path"], self.failed = os.fsdecode(_normal(path)), error in (errno.EACCES, errno.EPERM)
-        place, left, _ = os.fsdecode(path + b"/").partition("/../")
-        if left:
-            self.paths += (_normal(place or "/"),)
+        """What it will do is the kernel's own refusal. A path that leads nowhere is judged with its `..`,
+        which leave places that may be denied."""
+        path = os.fsdecode(path)
+        self.event["path"], self.failed = _normal(path), error in (errno.EACCES, errno.EPERM)
+        self.paths += (path,) * (path != self.event["path"])
         self.act, self.where = (lambda: _refuse(error)), _ANYWHERE
 
     def identify(self, info):
@@ -3443,7 +3442,7 @@ class _Walker:
         what leads nowhere: OSError, its filename being how far it led."""
         here = b"/proc/self/fd/%d" % start
         top = here if start >= 0 and resolve & RESOLVE_IN_ROOT else b"/"
-        current = os.open(top if name[:1] == b"/" else here, O_PATH | os.O_CLOEXEC)
+        current = _result(self.open(AT_FDCWD, top if name[:1] == b"/" else here, O_PATH))
         parts, links, part = name.split(b"/")[::-1], 0, b""
         try:
             self._refuse_host(current)
