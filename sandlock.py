@@ -5184,6 +5184,7 @@ class _Supervisor:
             return False
         self._await_pad()
         if self.context.denies():
+            self._await_stop(traced)
             for path in _mapped_files(self.pid).values():  # a script's interpreter, a loader
                 self._refuse_denied(path)
         if self.policy.explain:
@@ -5248,6 +5249,20 @@ class _Supervisor:
                                         else _refuse(errno.EPERM))
             if time.monotonic() > deadline:
                 raise LaunchError("launch pad", detail="its thread did not end")
+            time.sleep(0)
+
+    def _await_stop(self, traced):
+        """Until it stands before its first instruction: vfork(2) is over before all is mapped."""
+        info, deadline = ctypes.create_string_buffer(128), time.monotonic() + self.SWEEP_LIMIT_S
+        while not _is_readable(self.pidfd):
+            if traced:
+                stopped = _raw(_NR["ptrace"], PTRACE_GETSIGINFO, self.pid, 0, _address(info)) != -errno.ESRCH
+            else:
+                stopped = (_proc_stat(self.pid) or [b""])[0] in (b"T", b"t")
+            if stopped:
+                return
+            if time.monotonic() > deadline:
+                raise LaunchError("exec", detail="the program did not stop to be looked at")
             time.sleep(0)
 
     def _let_go(self, traced):

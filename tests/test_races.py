@@ -332,11 +332,12 @@ def test_signals_during_every_mediated_call(tmp_path):
     gives a task that is notified and not yet received, and nothing else. (Before Linux 5.19 a received
     one too: what it restarts may be done already.)"""
     count = rounds(200)
-    least = (count * 9 // 10, count // 2) if sandlock._kernel_flags().waits_killably else (0, 0)
     lines = [list(map(int, line.split())) for line in live(tmp_path, "restarting", count).stdout.decode().splitlines()[:-1]]
-    assert len(lines) == 14 and all(ok + intr > least[0] and not intr and not other for _, ok, intr, other in lines), lines
+    assert len(lines) == 14 and all(not other for _, ok, intr, other in lines), lines
+    assert not sandlock._kernel_flags().waits_killably or all(ok == count for _, ok, intr, other in lines), lines
     lines = [list(map(int, line.split())) for line in live(tmp_path, "signals", count).stdout.decode().splitlines()[:-1]]
-    assert len(lines) == 14 and all(not other and ok > least[1] for _, ok, intr, other in lines), lines
+    assert len(lines) == 14 and all(not other and ok + intr > count // 2 for _, ok, intr, other in lines), lines
+    assert sum(ok for _, ok, intr, other in lines) > count  # how many are ended depends on how busy the machine is
 
 
 def test_memory_that_comes_and_goes_under_the_supervisors_read(tmp_path):
