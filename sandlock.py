@@ -867,6 +867,10 @@ MSG_OOB, MSG_DONTROUTE, MSG_PROBE, MSG_EOR, MSG_CONFIRM, MSG_MORE = 0x1, 0x4, 0x
 _SEND_FLAGS = (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_OOB | MSG_DONTROUTE | MSG_PROBE | MSG_EOR | MSG_CONFIRM
                | MSG_MORE)
 TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL = 0x5412, 0x541C, 0x5423, 0x540C
+BTRFS_IOCTL_MAGIC, BCACHEFS_IOCTL_MAGIC = 0x94, 0xbc  # linux/btrfs.h, fs/bcachefs/bcachefs_ioctl.h
+FICLONE, FICLONERANGE, FIDEDUPERANGE = (  # linux/fs.h
+    _IOW(9, ctypes.c_int, "\x94"), _IOW(13, _u64 * 4, "\x94"), _IOWR(54, _u64 * 3, "\x94"))
+OCFS2_IOC_REFLINK = _IOW(4, _u64 * 3, "o")  # fs/ocfs2/ocfs2_ioctl.h
 F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 8, 15, 0x8901, 0x8902
 F_SETLEASE, F_SETDELEG = 1024, 1040  # a lease makes whoever opens the file wait, host or not
 FIONREAD = 0x541B
@@ -1852,11 +1856,17 @@ def _block_send(flags, address=None):
 
 
 def _block_ioctl(asm, plan):
-    """Pushing input and holding terminals up; and naming a receiver of signals in memory, where
-    those are judged."""
+    """Pushing input and holding terminals up; naming a receiver of signals in memory, where those are
+    judged; and what makes another name of a file or a copy of a whole tree, which Landlock does not see:
+    all that btrfs and bcachefs have of their own, but for copying data, and the reflink of ocfs2."""
     asm.ld(_arg(1))
-    for request in (TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL) + (FIOSETOWN, SIOCSPGRP) * plan.signals:
+    for request in (TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL, OCFS2_IOC_REFLINK) + (FIOSETOWN, SIOCSPGRP) * plan.signals:
         asm.jeq(request, "eperm")
+    for request in (FICLONE, FICLONERANGE, FIDEDUPERANGE):  # the program's own descriptors
+        asm.jeq(request, "allow")
+    asm.and_(0xff00)
+    for kind in (BTRFS_IOCTL_MAGIC, BCACHEFS_IOCTL_MAGIC):
+        asm.jeq(kind << 8, "eperm")
     asm.goto("allow")
 
 
@@ -2377,7 +2387,7 @@ class _Call:
         self.above = [identity for path in (self.event["path"], *self.paths)
                       for identity in _identities_above(walker, os.fsencode(path))]
         if self.child is not None:
-            fd = walker.open(*self.child, O_PATH | os.O_NOFOLLOW)
+            fd = walker.open(*self.child, O_PATH | os.O_NOFOLLOW, 0, 0)
             if fd >= 0:
                 try:
                     self.identify(os.fstat(fd))
@@ -2509,17 +2519,18 @@ class _Census:
 def _on_other_process(argument, reads=None, writes=None):
     """Limits, priority, affinity, scheduling of another process or thread: members of the sandbox only.
     One's own number is left to the kernel; what another means by the time that the caller runs again
-    may be anybody, so it is done on behalf. `reads`, `writes`: (argument, bytes) that are pointed to."""
+    may be anybody, so it is done on behalf, and looked at once all is read, which can take as long as the
+    program likes. `reads`, `writes`: (argument, bytes) that are pointed to."""
     def handler(sup, request):
         pid = request.args[argument] & 0xffffffff
         if pid == request.tid:
             return _CONTINUE
-        if not sup.scoped:
-            return sup.on_supervisor(request, lambda: sup.broker.call(act, sup, request)
-                                     if sup.is_member(pid) else _refuse(errno.EPERM))
-        return act(sup, request) if sup.is_member(pid) else _refuse(errno.EPERM)
+        act = prepared(sup, request)
+        if sup.scoped:
+            return act() if sup.is_member(pid) else _refuse(errno.EPERM)
+        return sup.on_supervisor(request, lambda: sup.broker.call(act) if sup.is_member(pid) else _refuse(errno.EPERM))
 
-    def act(sup, request):
+    def prepared(sup, request):
         args, kept = list(request.args), []
         if reads and args[reads[0]]:
             size = reads[1] if isinstance(reads[1], int) else reads[1](request)
@@ -2531,10 +2542,13 @@ def _on_other_process(argument, reads=None, writes=None):
             kept.append(ctypes.create_string_buffer(writes[1]))
             args[writes[0]] = _address(kept[-1])
         sup.listener.check(request)
-        result = _raw(request.nr, *args)
-        if out and result >= 0:
-            _write_checked(sup.listener, request, out, kept[-1].raw)
-        return _reply(result)
+
+        def act():
+            result = _raw(request.nr, *args)
+            if out and result >= 0:
+                _write_checked(sup.listener, request, out, kept[-1].raw)
+            return _reply(result)
+        return act
     return handler
 
 
@@ -3141,7 +3155,7 @@ def _unseen_messages(sup, first, fd, headers, count):
         raise _NoDescriptor(errno.EPERM, "several messages in a call cannot be judged where "
                             "pidfd_getfd(2) is refused")
     for call in calls[1:]:
-        refusal = sup.denial(call)
+        refusal = sup.last_denial(call)
         if refusal:
             sup.refuse_call(call, *refusal)
             return None
@@ -3363,10 +3377,14 @@ class _Walker:
 
     def identity(self, path):
         """(device, inode) of what has that path, or None."""
-        info = ctypes.create_string_buffer(_STAT_SIZE)
-        if self.call(_NR["newfstatat"], AT_FDCWD, path, info, AT_SYMLINK_NOFOLLOW) < 0:
+        fd = self.open(AT_FDCWD, path, O_PATH | os.O_NOFOLLOW, 0, 0)
+        if fd < 0:
             return None
-        return struct.unpack_from("=QQ", info)  # st_dev, st_ino
+        try:
+            info = os.fstat(fd)
+            return info.st_dev, info.st_ino
+        finally:
+            os.close(fd)
 
     def again(self, fd, flags, path=b""):
         """The object of an O_PATH descriptor opened with these flags, or -errno. What lies in /proc
@@ -3378,7 +3396,7 @@ class _Walker:
         os.close(self.fds)
 
     def open(self, start, name, flags, mode=0, resolve=None):
-        """openat2(2) where `resolve` is given, else openat(2); the descriptor, or -errno."""
+        """openat2(2) where `resolve` is given, else openat(2), for what never waits; the descriptor, or -errno."""
         if resolve is None:
             return self.call(_NR["openat"], start, name, flags | os.O_CLOEXEC, mode)
         if self.call is _quick:  # with the GIL held only what the kernel has at hand (5.12)
@@ -3431,8 +3449,11 @@ class _Walker:
             if self._is_proc(parent):
                 return None
             path = os.path.join(self.path(parent), last)
-            is_link = self.call(_NR["readlinkat"], parent, last, ctypes.create_string_buffer(1), 1) >= 0
-            return None if is_link else path
+            link = self.open(parent, last, O_PATH | os.O_NOFOLLOW, 0, 0)
+            if link < 0:
+                return path
+            os.close(link)  # one that leads nowhere, or somebody was faster
+            return None
         finally:
             os.close(parent)
 
@@ -3445,14 +3466,18 @@ class _Walker:
         current = _result(self.open(AT_FDCWD, top if name[:1] == b"/" else here, O_PATH))
         parts, links, part = name.split(b"/")[::-1], 0, b""
         try:
-            self._refuse_host(current)
+            self.refuse_host(current)
             for _ in range(self.MAX_STEPS):
                 if not parts:
-                    self._check(current, flags, name)
+                    if flags & os.O_DIRECTORY:
+                        self._require_directory(current)
                     path = self.path(current)
                     return os.dup(current), path
                 part = parts.pop()
-                if part in (b"", b".") or part == b".." and os.path.samefile(current, top):
+                if part in (b"", b"."):
+                    self._require_directory(current)
+                    continue
+                if part == b".." and os.path.samefile(current, top):
                     continue
                 child = self._child(current, part)
                 if stat.S_ISLNK(os.fstat(child).st_mode) and (parts or not flags & os.O_NOFOLLOW):
@@ -3468,7 +3493,7 @@ class _Walker:
                         child = os.open(top, O_PATH | os.O_CLOEXEC)
                 os.close(current)
                 current, part = child, b""
-                self._refuse_host(current)
+                self.refuse_host(current)
             raise OSError(errno.ELOOP, "components")
         except OSError as e:
             e.filename = self._led(current, [part] + parts[::-1], name)
@@ -3514,7 +3539,7 @@ class _Walker:
                 return b"%d/task/%d" % (request.task.process, request.tid)
         return os.readlink(b"", dir_fd=fd)
 
-    def _refuse_host(self, fd):
+    def refuse_host(self, fd):
         """EACCES for what belongs to a thread of the host, to which the kernel refuses nothing of its own;
         and for a proc file system where the host could have another number."""
         if not self._is_proc(fd):
@@ -3526,9 +3551,8 @@ class _Walker:
             raise OSError(errno.EACCES, "of the host")
 
     @staticmethod
-    def _check(fd, flags, name):
-        is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
-        if (flags & os.O_DIRECTORY or name.endswith((b"/", b"/."))) and not is_directory:
+    def _require_directory(fd):
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
             raise OSError(errno.ENOTDIR, "not a directory")
 
 
@@ -3975,7 +3999,7 @@ def _made(walker, call, parent, name, mode, make):
     """Makes something with the task's umask, as in _Opening._make; the result, or -errno."""
     since_ns, result = _coarse_now_ns(), make(mode & ~call.umasks[0])
     if result >= 0:
-        made = walker.open(parent, name.rstrip(b"/"), O_PATH | os.O_NOFOLLOW)
+        made = walker.open(parent, name.rstrip(b"/"), O_PATH | os.O_NOFOLLOW, 0, 0)
         if made >= 0:
             call.fds.append(made)
             _mend_mode(made, mode, call.umasks, since_ns)
@@ -4186,6 +4210,7 @@ def _object_of(path, flags):
     """O_PATH descriptor of what a path and AT_* flags mean; of a descriptor, where there is no path."""
     if path.name:
         return path.find(os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0)
+    path.walker.refuse_host(path.start)
     path.tell(_fd_path(path.start), os.fstat(path.start))
     return path.start
 
@@ -4243,7 +4268,7 @@ def _prepare_move(path, row, flags, rest):
         target.moves, end = True, _Path(sup, target, _argument(args, row.dirfd2), name).place()
 
     def act():
-        refusal = sup.denial(source)  # a rule may have come with the second event
+        refusal = sup.last_denial(source)  # a rule may have come with the second event
         if refusal:
             return sup.refused(source, *refusal)
         if row.family == "renameat":
@@ -4749,10 +4774,12 @@ class _Broker:
     program. For the same reason it is the oracle that tells who is in the sandbox: only those can
     it signal."""
     PATIENCE_S = 10.0
+    STUCK_S = 0.5         # after which its deputy does what call() asks for
     WORKERS = 256
 
     def __init__(self):
         self.waits = set()    # calls that workers act on
+        self._urgent = None   # jobs of the deputy, once there is one
         self._lock = _thread.allocate_lock()  # guards _idle and _closing
         self._idle, self._workers, self._ended_workers, self._closing = 0, 0, [], False
         self._pool = queue.SimpleQueue()
@@ -4812,10 +4839,12 @@ class _Broker:
         thread has ended, TimeoutError if it does not answer."""
         if self.tid == threading.get_native_id():
             return function(*args)
-        outcome, done = [], _thread.allocate_lock()
+        outcome, begun, done = [], _thread.allocate_lock(), _thread.allocate_lock()
         done.acquire()
 
         def job():
+            if not begun.acquire(False):
+                return  # the other one does it
             try:
                 outcome.append((function(*args), None))
             except BaseException as e:  # handed to the caller
@@ -4824,12 +4853,28 @@ class _Broker:
 
         if not self.mailbox.post(job):
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
-        if not done.acquire(timeout=self.PATIENCE_S):
+        if self._urgent and not done.acquire(timeout=self.STUCK_S):
+            self._urgent.put(job)
+        if not outcome and not done.acquire(timeout=self.PATIENCE_S):
             raise TimeoutError(errno.ETIMEDOUT, "the broker does not answer")
         value, error = outcome[0]
         if error is not None:
             raise error
         return value
+
+    def appoint_deputy(self):
+        """On the broker, before it does the first thing that may wait: for the lock of an inode or a socket,
+        which a program can hold for as long as its own memory takes to be paged in. Then a second confined
+        thread tells who is inside, and kills. RuntimeError if there can be none."""
+        if self._urgent is None:
+            urgent = queue.SimpleQueue()
+            _thread.start_new_thread(self._deputize, (urgent,))
+            self._urgent = urgent
+
+    def _deputize(self, urgent):
+        for job in iter(urgent.get, None):
+            job()
+        self._ended_workers.append(None)
 
     def dispatch(self, sup, call):
         """From any thread: a worker acts, an idle one if there is one. Only the broker's own thread
@@ -4894,6 +4939,9 @@ class _Broker:
             self._closing = True
         for _ in range(self._workers):
             self._pool.put((None, None))
+        if self._urgent:
+            self._urgent.put(None)
+            self._workers += 1
         deadline = time.monotonic() + self.PATIENCE_S
         while len(self._ended_workers) < self._workers and time.monotonic() < deadline:
             for call in list(self.waits):
@@ -5355,6 +5403,13 @@ class _Supervisor:
         if handler is None:
             self.listener.reply(request, _refuse(errno.EPERM))
             return
+        if needs_task:
+            try:
+                self.broker.appoint_deputy()
+            except RuntimeError as e:
+                self.fault("no thread for what may wait: %s" % e)
+                self.listener.reply(request, _refuse(errno.EAGAIN))
+                return
         if needs_task or family in self.asked or self.runners is not None or self.capabilities_dropped:
             request.task = self.broker.tasks.find(request.tid)
             if request.task is None or self.capabilities_dropped:
@@ -5462,6 +5517,13 @@ class _Supervisor:
         if self.context.denies():
             call.look_closer(self.walker)
         return call.refusal or self.context.refusal(call)
+
+    def last_denial(self, call):
+        """denial() for what cannot wait until all names of what is denied are known."""
+        refusal = self.denial(call)
+        if refusal is None and call.linked and self.context.has_to_look():
+            refusal = errno.EACCES, "it has several names, of which one may be denied", None
+        return refusal
 
     def judge(self, call):
         """Hands the call to the callback if that asks for it, else settles it at once."""
@@ -5579,7 +5641,7 @@ class _Supervisor:
     def outcome(self, call):
         """What the rules or the act make of a call that is one part of a syscall: the reply, not
         yet given, or None as in _perform()."""
-        refusal = self.denial(call)
+        refusal = self.last_denial(call)
         return self.refused(call, *refusal) if refusal else self._perform(call, call.act)
 
     def begin_again(self, call, handler):
@@ -5980,6 +6042,8 @@ class _Memory:
         for pid in own:
             data = int(_task_status(_living_task(pid)).get("VmData", "0").split()[0]) << 10  # what the limit is on
             limit, now = data + left, rlimit64()
+            if not self._sup.is_member(pid):
+                continue  # reading took long, and the number is somebody else's
             try:
                 self._sup.prlimit(pid, RLIMIT_DATA, 0, _address(now))
                 now.rlim_max = min(now.rlim_max, self.limit())
@@ -6262,7 +6326,7 @@ class _Hosts:
         return _result(walker.open(AT_FDCWD, b"/proc/self/fd/%d" % self._fd, os.O_RDONLY))
 
     def _real(self, walker):
-        fd = walker.open(AT_FDCWD, self.path, os.O_RDONLY | os.O_NONBLOCK)
+        fd = walker.open(AT_FDCWD, self.path, os.O_RDONLY | os.O_NONBLOCK, 0, 0)
         if fd < 0:
             return b"127.0.0.1 localhost\n::1 localhost\n"
         with os.fdopen(fd, "rb") as file:
@@ -6372,8 +6436,8 @@ class _DeniedPaths:
             for identity in identities:
                 self.objects.setdefault(identity, field)
 
-    def __init__(self):
-        self._mounts = None
+    def __init__(self, uid):
+        self._uid, self._mounts = uid, None
         self._rows = {}  # (path, field) -> (names, names of links, identities)
         self.hidden = set()  # (path, field)
         self.table = self.Table()
@@ -6393,7 +6457,7 @@ class _DeniedPaths:
             info = os.stat(resolved)
             identities.add((info.st_dev, info.st_ino))
         except OSError as e:  # it may come to exist
-            if e.errno == errno.EACCES and _is_hidden(os.path.dirname(resolved)):
+            if e.errno == errno.EACCES and _is_hidden(os.path.dirname(resolved), self._uid):
                 self.hidden.add((path, field))
         known = self._rows.setdefault((path, field), (set(), set(), set()))  # what it was stays denied
         for those, more in zip(known, (names, links - names, identities)):
@@ -6447,8 +6511,7 @@ class _DeniedPaths:
             links.update((identity, field) for identity in scanned[name])
         self._links, self._looked_at = links, changes
 
-    @staticmethod
-    def _scan(top, stop):
+    def _scan(self, top, stop):
         """What vanishes is gone; what is another user's and shut, nobody inside can have linked."""
         links, folders = set(), [top]
         while folders and not stop():
@@ -6467,21 +6530,25 @@ class _DeniedPaths:
             except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
                 continue
             except PermissionError:
-                if _is_hidden(folder):
+                if _is_hidden(folder, self._uid):
                     raise
         return links
 
 
-def _is_hidden(folder):
-    """Whether a directory that may not be searched, or the one that keeps us from it, is our own user's:
-    then the program can have shut it."""
+def _is_hidden(folder, uid):
+    """Whether the program can have shut a directory, or one above it: it owns one of them. (Whether they are
+    shut it may change at any time; who owns them it cannot.)"""
     while True:
         try:
-            return os.lstat(folder).st_uid == os.geteuid()
+            if os.lstat(folder).st_uid == uid:
+                return True
         except PermissionError:
-            folder = os.path.dirname(folder)
+            pass  # what shuts it is above
         except OSError:
             return True  # just moved: fails closed
+        if folder == os.path.dirname(folder):
+            return False
+        folder = os.path.dirname(folder)
 
 
 def _links_on(path):
@@ -6547,7 +6614,8 @@ class PolicyContext:
         self._now = dict(self._most)
         self._restricted = set()
         self._overrides = {}  # pid -> (pidfd, ranges)
-        self._denied = _DeniedPaths()
+        user_ids = supervisor.launching.user_ids
+        self._denied = _DeniedPaths(user_ids[0] if user_ids else os.geteuid())
         for path in fs_denied:
             self._denied.add(path, "fs_denied")
 

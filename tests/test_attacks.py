@@ -812,3 +812,44 @@ def test_argv_that_waits_takes_no_more_memory_than_is_set_aside(monkeypatch):
     result = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), policy_fn=lambda e, c: time.sleep(0.05), policy_events=["execve"]).run([payload], timeout=30)
     assert result.success and len(most) > 3 and max(most) < sandlock._Held.LIMIT_BYTES + (40 << 20), (result.exit_code, result.error)
     assert (int(open("/proc/self/statm").read().split()[1]) - before) * 4096 < 400 << 20
+
+
+# -- what holds the broker up --------------------------------------------------------------------------
+
+SLOW_WRITER = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+static char *base; static size_t head = 4UL << 30, tail = 400UL << 20;
+static void *storm(void *x) { int n = 0; for (;;) mprotect(base, head + tail, (n ^= 1) ? PROT_READ : PROT_READ | PROT_EXEC); }
+int main(int n, char **a) {
+    int f = open(a[1], O_CREAT | O_RDWR, 0600), ready[2]; char x; pipe(ready);
+    if (!fork()) {  /* each page of what it writes takes long to come, and all the while the file's lock is held */
+        setsid(); alarm(atoi(a[2]));
+        base = mmap(0, head + tail, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        madvise(base, head + tail, MADV_NOHUGEPAGE); madvise(base, head, 22);  /* MADV_POPULATE_READ */
+        for (int i = 0; i < 3; i++) { pthread_t t; pthread_create(&t, 0, storm, 0); }
+        write(ready[1], "x", 1); write(f, base + head, tail); for (;;) pause();
+    }
+    read(ready[0], &x, 1); usleep(300000); write(1, "writes ", 7); chmod(a[1], 0640); write(1, "done", 4); return 0;
+}"""
+
+
+def test_a_lock_that_the_program_holds_does_not_outlast_the_run(tmp_path, monkeypatch):
+    payload = compiled(SLOW_WRITER, "-pthread")
+    fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path], fs_denied=[tmp_path / "none"], max_file_size="500M")
+    before = snapshot()
+
+    def seconds():
+        begun = time.monotonic()
+        Sandbox(**fields).run([payload, str(tmp_path / "f"), "40"], timeout=6)
+        assert eventually(lambda: clean(before), 60)
+        return time.monotonic() - begun
+    assert seconds() < 30
+    monkeypatch.setattr(sandlock._Broker, "appoint_deputy", lambda self: None)
+    assert any(seconds() > 30 for _ in range(4))  # the control: until the program's own alarm

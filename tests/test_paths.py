@@ -1,6 +1,7 @@
 """Every syscall that takes a path: what is done on behalf is what the kernel would have done."""
 import errno
 import os
+import socket
 import subprocess
 import sys
 
@@ -383,10 +384,33 @@ def test_from_within_the_hosts_own_directory_nothing_is_opened(monkeypatch):
     try:
         assert Sandbox(**fields).run(command).stdout.split() == [b"13", b"True"]
         assert Sandbox(fs_readable=SYSTEM_PATHS).run(command).stdout.split() == [b"13", b"True"]  # a watch needs no callback
-        monkeypatch.setattr(sandlock._Walker, "_refuse_host", lambda self, fd: None)
+        monkeypatch.setattr(sandlock._Walker, "refuse_host", lambda self, fd: None)
         assert b"SECRET" in Sandbox(**fields).run(command).stdout
     finally:
         os.close(secret)
+
+
+def test_what_the_hosts_own_links_say_is_not_told():
+    """A link of /proc itself, opened by the kernel where that is no event, is read on behalf."""
+    code = ("import ctypes, os, sys\nlibc, text = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(200)\n"
+            "for pid in sys.argv[1], 'self':\n    fd = os.open('/proc/%s/cwd' % pid, os.O_PATH | os.O_NOFOLLOW)\n"
+            "    print(libc.readlinkat(fd, b'', text, 200) > 0, ctypes.get_errno())")
+    result = Sandbox(fs_readable=SYSTEM_PATHS, policy_fn=allow, policy_events=["readlink"]).run([sys.executable, "-S", "-c", code, str(os.getpid())])
+    assert result.stdout.split() == [b"False", b"13", b"True", b"13"], result
+
+
+def test_a_message_does_not_reach_a_denied_socket_by_another_name(tmp_path):
+    (tmp_path / "den").mkdir()
+    code = ("import ctypes, os, socket, struct\nlibc = ctypes.CDLL(None, use_errno=True)\ns = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+            "name = ctypes.create_string_buffer(struct.pack('=H', 1) + b'other')\nheader = ctypes.create_string_buffer(struct.pack('=QIxxxxQQQQIxxxxIxxxx', ctypes.addressof(name), 8, 0, 0, 0, 0, 0, 0))\n"
+            "print(libc.sendmmsg(s.fileno(), header, 1, 0), ctypes.get_errno())")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "den" / "s"))
+        os.link(tmp_path / "den" / "s", tmp_path / "other")
+        fields = dict(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, net_allow=["unix://"])
+        command = [sys.executable, "-S", "-c", code]
+        assert Sandbox(fs_denied=[tmp_path / "den"], **fields).run(command).stdout.split() == [b"-1", b"13"]
+        assert Sandbox(**fields).run(command).stdout.split() == [b"1", b"0"]  # the control
 
 
 LATE_PROC = r"""
@@ -681,7 +705,7 @@ def test_a_rule_that_comes_with_the_second_event_holds_for_the_first(tmp_path):
 
 
 def test_a_table_that_is_read_is_never_taken_apart(tmp_path):
-    denied = sandlock._DeniedPaths()
+    denied = sandlock._DeniedPaths(os.geteuid())
     denied.add("/nonexistent/a", "fs_denied")
     denied.add("/nonexistent/b", "policy_fn")
     table = denied.table
