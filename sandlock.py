@@ -3824,7 +3824,7 @@ class _Opening(_Path):
         """Creation: the parent directory is what is resolved. A dangling link is created through."""
         head, slash, last = name.rpartition(b"/")
         if not last or last in (b".", b".."):
-            return self.call.fails(errno.EISDIR, led)
+            return self.call.fails(errno.ENOENT if last else errno.EISDIR, led)
         parent, path = self.walker.look(self.call.request, start, head or slash or b".",
                                         os.O_DIRECTORY, self.rules)
         if parent < 0:
@@ -4277,6 +4277,7 @@ def _prepare_move(path, row, flags, rest):
 
     def go_on():
         target.fds, source.fds = source.fds, []
+        target.linked |= source.linked
         source.close()
         return sup.judge(target)
     if row.family == "linkat":
@@ -6413,10 +6414,11 @@ class _DeniedPaths:
     hard link. Read without a lock: what is added is seen at once, what is removed leaves a new table.
 
     A path is denied by its name, as written and as resolved, on every mount that shows it or what is
-    beneath it, and by what it is (device, inode), also of the directories above. The symbolic links that
-    it was written with cannot be moved. Files beneath a denied directory that have other names elsewhere
-    are looked for when a file with several names is first met. What cannot be looked at because the program
-    may have hidden it (chmod of a directory above) is `hidden`: until it is seen again nothing is allowed.
+    beneath it, and by what it is (device, inode), also of the directories above. The symbolic links and
+    the directories left by `..` that it was written with cannot be moved. Files beneath a denied directory
+    that have other names elsewhere are looked for when a file with several names is first met. What cannot be
+    looked at because the program may have hidden it (chmod of a directory above) is `hidden`: until it is seen
+    again nothing is allowed.
     """
 
     class Table:
@@ -6552,11 +6554,12 @@ def _is_hidden(folder, uid):
 
 
 def _links_on(path):
-    """Where the symbolic links are that a path leads through; path_resolution(7)."""
+    """What a path leads through and leaves: its symbolic links, and directories by `..`; path_resolution(7)."""
     found, where, rest = [], "/", path.split("/")[::-1]
-    while rest and len(found) <= _Walker.MAX_LINKS:
+    while rest and len(found) < _Walker.MAX_STEPS:
         part = rest.pop()
         if part == "..":
+            found.append(where)
             where = os.path.dirname(where)
         elif part not in ("", "."):
             here = os.path.join(where, part)
@@ -7900,9 +7903,12 @@ def _as_word(text):
 
 
 def _told(text):
-    if sys.stderr:
+    text = "sandlock: %s\n" % _printable(text)
+    if sys.stderr is sys.__stderr__ and sys.stderr:
         sys.stderr.flush()
-        _write_all(2, ("sandlock: %s\n" % _printable(text)).encode(sys.stderr.encoding, "backslashreplace"))
+        _write_all(2, text.encode(sys.stderr.encoding, "backslashreplace"))
+    elif sys.stderr:  # the host's own
+        sys.stderr.write(text)
 
 
 def _write_all(fd, data):

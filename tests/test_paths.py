@@ -328,6 +328,27 @@ def test_links_in_the_middle_of_a_denied_path_stay(tmp_path, denying):
     assert attempts(script, tmp_path, policy_fn=allow, policy_events=["file"])[:3] == ["ok", "ok", "ENOENT"]
 
 
+def test_directories_that_a_denied_path_leaves_again_stay(tmp_path, denying):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "mid").mkdir()
+    os.symlink("a/b", tmp_path / "link")
+    script = "print(ok(os.rename, 'a/b', 'mid/b'), ok(os.unlink, 'link'), ok(opened, 'a/conf', os.O_CREAT | os.O_WRONLY), ok(os.rename, 'mid', 'mid2'), ok(os.rename, 'mid2', 'mid'))"
+    assert attempts(script, tmp_path, **denying(str(tmp_path) + "/link/../conf")) == ["EACCES"] * 3 + ["ok"] * 2
+    assert attempts(script, tmp_path, policy_fn=allow, policy_events=["file"])[:2] == ["ok", "ok"]
+
+
+def test_a_rule_that_comes_with_the_second_event_of_a_rename_holds(tmp_path):
+    (tmp_path / "den").mkdir()
+    (tmp_path / "den" / "f").write_text("x")
+    os.link(tmp_path / "den" / "f", tmp_path / "g")
+
+    def judge(event, ctx):
+        if event.path.endswith("there"):
+            ctx.deny_path(tmp_path / "den")
+    for fn, expected in ((judge, "EACCES"), (allow, "ok")):
+        assert attempts("print(ok(os.rename, 'g', 'there'))", tmp_path, policy_fn=fn, policy_events=["file"]) == [expected]
+
+
 def test_nothing_is_told_of_what_is_beneath_a_denied_directory(tmp_path, denying):
     """By calls that fail on their way through it: they fail alike, whatever is there."""
     (tmp_path / "den" / "dir").mkdir(parents=True)
