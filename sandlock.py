@@ -6448,24 +6448,29 @@ class _DeniedPaths:
         self._scanned = {}  # name -> identities of the files beneath that have other names
 
     def add(self, path, field):
-        resolved = os.path.realpath(path)
+        resolved, through, shut = _resolved(path)
         if self._mounts is None:
             self._mounts = _mounts()
         names = {_normal(path), *_spellings(resolved, self._mounts)}
-        links = {name for link in _links_on(path) for name in _spellings(link, self._mounts)}
+        links = {name for place in through for name in _spellings(place, self._mounts)}
         identities = set()
-        self.hidden.discard((path, field))
         try:
             info = os.stat(resolved)
             identities.add((info.st_dev, info.st_ino))
-        except OSError as e:  # it may come to exist
-            if e.errno == errno.EACCES and _is_hidden(os.path.dirname(resolved), self._uid):
-                self.hidden.add((path, field))
+        except PermissionError:
+            shut = shut or os.path.dirname(resolved)
+        except OSError:
+            pass  # it may come to exist
+        is_hidden = shut is not None and _is_hidden(shut, self._uid)
+        if is_hidden:
+            self.hidden.add((path, field))
         known = self._rows.setdefault((path, field), (set(), set(), set()))  # what it was stays denied
         for those, more in zip(known, (names, links - names, identities)):
             those.update(more)
         self.table.enter(field, *known)
         self._changes += 1
+        if not is_hidden:
+            self.hidden.discard((path, field))
 
     def seen(self):
         """Whether all can be looked at, by now."""
@@ -6553,25 +6558,27 @@ def _is_hidden(folder, uid):
         folder = os.path.dirname(folder)
 
 
-def _links_on(path):
-    """What a path leads through and leaves: its symbolic links, and directories by `..`; path_resolution(7)."""
-    found, where, rest = [], "/", path.split("/")[::-1]
-    while rest and len(found) < _Walker.MAX_STEPS:
+def _resolved(path):
+    """-> (where a path leads; what it leads through and leaves: its symbolic links, and directories by `..`;
+    None, or a directory that may not be searched, from where on it is as written); path_resolution(7)."""
+    through, where, shut, rest = [], "/", None, path.split("/")[::-1]
+    while rest and len(through) < _Walker.MAX_STEPS:
         part = rest.pop()
         if part == "..":
-            found.append(where)
+            through.append(where)
             where = os.path.dirname(where)
         elif part not in ("", "."):
             here = os.path.join(where, part)
             try:
                 text = os.readlink(here)
-            except OSError:
-                where = here  # not a link, or not there
+            except OSError as e:  # not a link, or not there
+                shut = shut or (where if e.errno == errno.EACCES else None)
+                where = here
                 continue
-            found.append(here)
+            through.append(here)
             where = "/" if text[:1] == "/" else where
             rest.extend(text.split("/")[::-1])
-    return found
+    return where, through, shut
 
 
 def _spellings(path, mounts):
