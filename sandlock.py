@@ -2393,7 +2393,7 @@ class _Call:
                     self.identify(os.fstat(fd))
                 finally:
                     os.close(fd)
-            elif fd in (-errno.EMFILE, -errno.ENFILE, -errno.ENOMEM):
+            elif fd not in (-errno.ENOENT, -errno.ENOTDIR, -errno.ENAMETOOLONG):
                 self.refusal = self.refusal or (-fd, "it cannot be looked at: " + os.strerror(-fd), None)
 
     def fails(self, error, path):
@@ -2894,8 +2894,8 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
     link = _link_to(target)
     call.needs = ("fs_writable", call.event["path"]),
     if not stat.S_ISSOCK(os.fstat(target).st_mode):
-        call.refusal = (errno.ECONNREFUSED, "not a socket", None)
-        return None
+        call.fails(errno.ECONNREFUSED, os.fsencode(call.event["path"]))
+        return call.act
     try:
         os.close(os.open(link, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         error = errno.EACCES  # not a socket after all: cannot happen
@@ -5542,6 +5542,17 @@ class _Supervisor:
 
     def settle(self, call):
         """Nobody but the rules has a say any more: refuses or acts."""
+        self.guarded(self._settle, call)
+
+    def guarded(self, go_on, call):
+        """Goes on with a call outside of answer(). Whatever fails is a refusal: no task is left waiting."""
+        try:
+            go_on(call)
+        except Exception as e:
+            self.error = self.error or "%s could not be judged: %r" % (call.family, e)
+            self.refuse_call(call, errno.EPERM, "it could not be judged", None)
+
+    def _settle(self, call):
         if call.where == _BROKER and self.broker.tid != threading.get_native_id():
             if not self.broker.mailbox.post(lambda: self.settle(call)):
                 self.refuse_call(call, errno.EPERM, "the run has ended", None)
@@ -5596,7 +5607,7 @@ class _Supervisor:
                 if why or self.ending:
                     self.refuse_call(call, errno.EACCES, why or "the run has ended", None)
                 else:
-                    then(call)
+                    self.guarded(then, call)
             # One that came between the two lines found the lock held, and nobody to start.
             if self.unlooked.empty() or not self.looking.acquire(False):
                 return
@@ -5730,14 +5741,14 @@ class _Supervisor:
                 raise
             self.broker.call(_prlimit_as, self.launching.user_ids[0], pid, resource, new, old)
 
-    def members(self, signum=0):
-        """Signals every process inside and returns their pids; zombies are among them. Not on the
-        broker's thread. ProcessLookupError once the run has ended."""
+    def members(self, signum=0, among=None):
+        """Signals every process inside, or those `among` some, and returns their pids; zombies are among them.
+        Not on the broker's thread. ProcessLookupError once the run has ended."""
         if self.status is not None and not self.finishing.locked():
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
         if not self.scoped and self.runners is None:
             return self._signal_tree(signum)
-        return self.broker.call(_signal_members, _listed_processes(), signum, self.runners)
+        return self.broker.call(_signal_members, _listed_processes() if among is None else among, signum, self.runners)
 
     def _signal_tree(self, signum):
         pids = [self.pid] if not self.forked else _descendants(self.pid)
@@ -6039,16 +6050,13 @@ class _Memory:
         self._divide(own, total)
 
     def _divide(self, own, total):
-        left = max(0, self.limit() - total)
-        for pid in own:
-            data = int(_task_status(_living_task(pid)).get("VmData", "0").split()[0]) << 10  # what the limit is on
-            limit, now = data + left, rlimit64()
-            if not self._sup.is_member(pid):
-                continue  # reading took long, and the number is somebody else's
+        left, now = max(0, self.limit() - total), rlimit64()
+        data = {pid: int(_task_status(_living_task(pid)).get("VmData", "0").split()[0]) << 10 for pid in own}
+        for pid in self._sup.members(among=list(own)):  # reading may have taken long, and a number be somebody else's
             try:
                 self._sup.prlimit(pid, RLIMIT_DATA, 0, _address(now))
                 now.rlim_max = min(now.rlim_max, self.limit())
-                now.rlim_cur = min(limit, now.rlim_max)
+                now.rlim_cur = min(data.get(pid, 0) + left, now.rlim_max)
                 self._sup.prlimit(pid, RLIMIT_DATA, _address(now), 0)
             except OSError as e:
                 if e.errno != errno.ESRCH:
