@@ -4864,8 +4864,8 @@ class _Broker:
         return value
 
     def appoint_deputy(self):
-        """On the broker, before it does the first thing that may wait: for the lock of an inode or a socket,
-        which a program can hold for as long as its own memory takes to be paged in. Then a second confined
+        """On the broker, before it does the first thing that may wait: for memory that takes long to be paged
+        in, or for the lock of an inode or a socket which somebody holds meanwhile. Then a second confined
         thread tells who is inside, and kills. RuntimeError if there can be none."""
         if self._urgent is None:
             urgent = queue.SimpleQueue()
@@ -5115,6 +5115,8 @@ class _Supervisor:
         self.launching, self.policy, self.network = launch, policy, launch.network
         self.handlers = {_NR[name]: _HANDLERS[name] for name in launch.trapped if name in _NR}
         self.asked = frozenset(family for family in _CATEGORY_OF if _asks(policy, family))
+        # Handlers that neither read the task's memory nor act for it, so that nothing can hold the broker up.
+        self.brief = {_on_fork, _on_capset}
         self.scoped = launch.abi >= ABI_SCOPED
         self.runners = _Runners() if 0 < launch.abi < ABI_SCOPED else None
         self.writable = [os.path.realpath(path) for path in policy.fs_writable]
@@ -5123,6 +5125,8 @@ class _Supervisor:
                                      policy.max_processes, _may_deny(policy), policy.fs_denied)
         self.callback = (_Callback(self, policy.policy_fn, policy.policy_timeout)
                          if self.asked or policy.fs_denied or policy.explain else None)  # it verifies
+        if self.callback is None:
+            self.brief.add(_on_exec)
         self.hosts = _Hosts(self.network.pinned) if self.network.pinned else None
         self.census, self.memory, self.held = _Census(self), _Memory(self, policy), _Held()
         self.lock, self.finished = threading.RLock(), _thread.allocate_lock()
@@ -5404,7 +5408,7 @@ class _Supervisor:
         if handler is None:
             self.listener.reply(request, _refuse(errno.EPERM))
             return
-        if needs_task:
+        if handler not in self.brief:
             try:
                 self.broker.appoint_deputy()
             except RuntimeError as e:
@@ -5960,6 +5964,7 @@ class _Memory:
     just as often: past the limit the largest process is killed.
     """
     LOOKS_MS = 100
+    LOOK_S = 0.3  # at shared memory, of which a busy process delays each page of what the kernel tells
 
     def __init__(self, supervisor, policy):
         self._sup = supervisor
@@ -5999,7 +6004,8 @@ class _Memory:
         tasks = {pid: _living_task(pid) for pid in self._sup.members()}
         own = {pid: self.of(task) for pid, task in tasks.items()}
         files = self._memfds(tasks.values()) if self.has_memfds else {}
-        shared = {pid: _shared_memory(task, set(files) | set(self._tmpfs)) for pid, task in tasks.items()}
+        deadline = time.monotonic() + self.LOOK_S
+        shared = {pid: _shared_memory(task, set(files) | set(self._tmpfs), deadline) for pid, task in tasks.items()}
         written = sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values())
         return own, shared, (sum(own.values()) + sum(shared.values()) + sum(files.values()) + written)
 
@@ -6070,18 +6076,22 @@ def _living_task(pid):
     return next((int(tid) for tid in _listed("/proc/%d/task" % pid) if "VmData" in _task_status(int(tid))), pid)
 
 
-def _shared_memory(pid, counted):
-    """Bytes of shared memory that a process has touched, divided by those who share it, but for the
-    files and devices that are `counted` already; proc_pid_smaps(5)."""
-    if _task_status(pid).get("RssShmem", "0 kB") == "0 kB":
+def _shared_memory(pid, counted, deadline):
+    """Bytes of shared memory that a process has touched, divided by those who share it, but for the files
+    and devices that are `counted` already; proc_pid_smaps(5). Past the deadline: all that it has touched."""
+    touched = int(_task_status(pid).get("RssShmem", "0 kB").split()[0]) << 10
+    if not touched:
         return 0
+    total, counts, parts = 0, False, []
     try:
-        with open("/proc/%d/smaps" % pid, "rb") as file:
-            lines = file.read().splitlines()
+        with open("/proc/%d/smaps" % pid, "rb", 0) as file:
+            while not parts or parts[-1]:
+                if time.monotonic() > deadline:
+                    return touched
+                parts.append(file.read(1 << 16))
     except OSError:
         return 0  # it ended
-    total, counts = 0, False
-    for line in lines:
+    for line in b"".join(parts).splitlines():
         words = line.split()
         if not words[0].endswith(b":"):  # a mapping: range, permissions, offset, device, inode, name
             major, minor = (int(n, 16) for n in words[3].split(b":"))

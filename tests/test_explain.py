@@ -260,7 +260,7 @@ def test_learned_from_pip_install(tmp_path, home):
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--disable-pip-version-check", "--target", work / "site", wheel(work)]
     text = learned(tmp_path, home, *command, cwd=work, again=lambda: shutil.rmtree(work / "site"))
     assert len(text["fs_readable"]) < 60 and "net_allow" not in text
-    assert subprocess.run([sys.executable, "-c", "import thing; print(thing.word)"], env={"PYTHONPATH": str(work / "site"), **os.environ}, stdout=subprocess.PIPE).stdout == b"installed\n"
+    assert subprocess.run([sys.executable, "-c", "import thing; print(thing.word)"], env={**os.environ, "PYTHONPATH": str(work / "site")}, stdout=subprocess.PIPE).stdout == b"installed\n"
 
 
 SERVER = """
