@@ -3167,7 +3167,7 @@ def _message_call(sup, message, fd, mmsghdr=None):
     request = message.request
 
     def act(call, sock, address):
-        reply = message.send(sup.listener, call, sock, address)
+        reply = message.send(sup, call, sock, address)
         if reply is None:
             call.where, call.sock = _WORKER, sock
             sup.broker.dispatch(sup, call)
@@ -3230,7 +3230,7 @@ class _Message:
         while self.fds:
             os.close(self.fds.pop())
 
-    def send(self, listener, call, sock, address):
+    def send(self, sup, call, sock, address):
         """On the broker without waiting, None where a blocking socket would have to; on a worker
         until all is sent, as the kernel does."""
         is_stream = _socket_kind(sock)[1] == SOCK_STREAM
@@ -3243,7 +3243,10 @@ class _Message:
                 if not self.sent:
                     raise
                 return _return(self.sent)  # as the kernel tells what it sent before the fault
-            listener.check(self.request)  # so it was read from the task, not from a successor
+            sup.listener.check(self.request)  # so it was read from the task, not from a successor
+            refusal = sup.last_denial(call)  # reading may have taken long
+            if refusal:
+                return _return(self.sent) if self.sent else sup.refused(call, *refusal)
             sent = self._send_piece(call, sock, address, payload)
             if sent == -errno.EAGAIN and waits and call.where != _WORKER:
                 return None
@@ -4919,7 +4922,7 @@ class _Broker:
             while call is not None:
                 call.worker = me
                 try:
-                    sup.complete(call, lambda: _act_on_worker(call))
+                    sup.complete(call, lambda: _act_on_worker(sup, call))
                 finally:
                     self.waits.discard(call)
                 with self._lock:
@@ -4951,9 +4954,12 @@ class _Broker:
         return ended and len(self._ended_workers) == self._workers
 
 
-def _act_on_worker(call):
-    """Acts, for as long as that takes. The task, which takes no signal while it is held, gets
+def _act_on_worker(sup, call):
+    """Acts, for as long as that takes, if it is allowed still: a worker may have been long in coming. The task, which takes no signal while it is held, gets
     ERESTARTSYS when it has one to handle, as in the kernel (EINTR with a time limit of its own)."""
+    refusal = sup.last_denial(call)
+    if refusal:
+        return sup.refused(call, *refusal)
     while True:
         try:
             reply = call.act()
