@@ -2527,8 +2527,8 @@ def _on_other_process(argument, reads=None, writes=None):
             return _CONTINUE
         act = prepared(sup, request)
         if sup.scoped:
-            return act() if sup.is_member(pid) else _refuse(errno.EPERM)
-        return sup.on_supervisor(request, lambda: sup.broker.call(act) if sup.is_member(pid) else _refuse(errno.EPERM))
+            return sup.if_member(pid, act, _refuse(errno.EPERM))
+        return sup.on_supervisor(request, lambda: sup.if_member(pid, act, _refuse(errno.EPERM)))
 
     def prepared(sup, request):
         args, kept = list(request.args), []
@@ -2632,12 +2632,9 @@ def _signal_thread(sup, tid, process, signum, about):
     process = int(status.get("Tgid", 0)) if process is None else process
     if not status or not process:
         return _refuse(errno.ESRCH)
-    if not sup.is_member(process):
-        return _refuse(errno.EPERM)
-    if not about:
-        return _reply(sup.broker.call(_raw, _NR["tgkill"], process, tid, signum))
     info = ctypes.create_string_buffer(about, 128)
-    return _reply(sup.broker.call(_raw, _NR["rt_tgsigqueueinfo"], process, tid, signum, _address(info)))
+    call = (_NR["rt_tgsigqueueinfo"], process, tid, signum, _address(info)) if about else (_NR["tgkill"], process, tid, signum)
+    return sup.if_member(process, lambda: _reply(_raw(*call)), _refuse(errno.EPERM))
 
 
 def _on_pidfd_signal(sup, request):
@@ -4310,9 +4307,6 @@ def _on_exec(sup, request):
     if not sup.asks("execve"):
         if not sup.context.denies() and not sup.policy.explain:
             return _CONTINUE
-        request.task = request.task or sup.broker.tasks.find(request.tid)
-        if request.task is None:
-            return _refuse(errno.EPERM)
         return _Exec(sup, request, silent=True).resolve()
     return _Exec(sup, request).resolve()
 
@@ -4439,6 +4433,7 @@ class _Exec:
     def _continue(self):
         """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
         request, numbers = self.request, self._numbers()
+        self.sup.listener.check(request)  # so that the number is the task's still
         try:
             _call("ptrace", PTRACE_SEIZE, request.tid, 0, PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD)
         except OSError as e:  # of a task whose memory others may write nothing can be promised
@@ -4860,6 +4855,7 @@ class _Broker:
         if self._urgent and not done.acquire(timeout=self.STUCK_S):
             self._urgent.put(job)
         if not outcome and not done.acquire(timeout=self.PATIENCE_S):
+            begun.acquire(False)  # nor does anybody begin it later
             raise TimeoutError(errno.ETIMEDOUT, "the broker does not answer")
         value, error = outcome[0]
         if error is not None:
@@ -5421,6 +5417,7 @@ class _Supervisor:
                 self.fault("no thread for what may wait: %s" % e)
                 self.listener.reply(request, _refuse(errno.EAGAIN))
                 return
+        needs_task |= handler is _on_exec and self.callback is not None  # it verifies
         if needs_task or family in self.asked or self.runners is not None or self.capabilities_dropped:
             request.task = self.broker.tasks.find(request.tid)
             if request.task is None or self.capabilities_dropped:
@@ -5774,14 +5771,22 @@ class _Supervisor:
     def is_member(self, pid):
         """Whether a pid or thread id is inside. The host's own threads never are, though the
         kernel lets the broker signal them."""
+        return self.if_member(pid, lambda: True, False)
+
+    def if_member(self, pid, act, otherwise):
+        """What act() returns, done on the broker right after a pid or thread id was looked at and found
+        inside, so that the number means the same; else `otherwise`."""
         if not 0 < pid < 1 << 31 or _is_ours(pid):
-            return False
+            return otherwise
         if self.scoped:
-            return self.broker.call(_raw, _NR["kill"], pid, 0) == 0
+            return self.broker.call(lambda: act() if _raw(_NR["kill"], pid, 0) == 0 else otherwise)
         process = int(_task_status(pid).get("Tgid", 0))
         if self.runners is None:
-            return process in _descendants(self.pid)
-        return process > 0 and self.broker.call(lambda: process in self.runners or _is_visible(process))
+            return self.broker.call(act) if process in _descendants(self.pid) else otherwise
+
+        def is_inside():
+            return process in self.runners or _is_visible(process) and (pid == process or _is_visible(pid))
+        return self.broker.call(lambda: act() if process > 0 and is_inside() else otherwise)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -6743,7 +6748,9 @@ class PolicyContext:
             os.close(pidfd)
             raise e if isinstance(e, PolicyFnError) else PolicyFnError("restrict_pid_network: %s" % e)
         with self._lock:
-            self._drop_override(pid)
+            for other, (ended, _) in list(self._overrides.items()):
+                if other == pid or _is_readable(ended):
+                    self._drop_override(other)
             self._overrides[pid] = (pidfd, ranges)
 
     def clear_pid_override(self, pid):
