@@ -629,7 +629,8 @@ class Policy(_Record):
         """The smallest policy that allows what a run under this one has used (Result.used), with
         directories in place of many files; limits and the rest stay as they are. What would open a
         whole home directory or everything stays out: Policy.left_out() tells."""
-        readable, writable, _ = _fold(used, [os.path.realpath(path) for path in self.fs_readable + self.fs_writable])
+        granted = [os.path.realpath(path) for path in self.fs_readable + self.fs_writable]
+        readable, writable, _ = _fold(used, granted)
         return self.replace(
             fs_readable=readable, fs_writable=writable, net_deny=(), explain=False, policy_fn=None,
             net_allow=[e for e in self.net_allow if e == "unix://"] + sorted(
@@ -1860,7 +1861,8 @@ def _block_ioctl(asm, plan):
     judged; and what makes another name of a file or a copy of a whole tree, which Landlock does not see:
     all that btrfs and bcachefs have of their own, but for copying data, and the reflink of ocfs2."""
     asm.ld(_arg(1))
-    for request in (TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL, OCFS2_IOC_REFLINK) + (FIOSETOWN, SIOCSPGRP) * plan.signals:
+    owners = (FIOSETOWN, SIOCSPGRP) * plan.signals
+    for request in (TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL, OCFS2_IOC_REFLINK) + owners:
         asm.jeq(request, "eperm")
     for request in (FICLONE, FICLONERANGE, FIDEDUPERANGE):  # the program's own descriptors
         asm.jeq(request, "allow")
@@ -1939,8 +1941,8 @@ _BLOCKS = {
     # IP options and routing headers send packets by way of another host than the judged one. Whoever
     # sets SO_ZEROCOPY waits for news of its buffers, which what is sent on behalf does not give.
     "setsockopt": _block_if(1, {  # IPPROTO_IP: IP_OPTIONS
-        SOL_SOCKET: _block_if(2, {SO_LINGER: _goto("watched"), SO_ZEROCOPY: _goto("errno:%d" % errno.EOPNOTSUPP)},
-                              "allow"),
+        SOL_SOCKET: _block_if(2, {
+            SO_LINGER: _goto("watched"), SO_ZEROCOPY: _goto("errno:%d" % errno.EOPNOTSUPP)}, "allow"),
         0: _block_values(2, [4], "eperm", "allow"),  # IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS,
         41: _block_values(2, [5, 6, 32, 57], "eperm", "allow")}, "allow"),  # IPV6_FLOWLABEL_MGR, IPV6_RTHDR
     "mmap": _block_growth(1),
@@ -2633,7 +2635,7 @@ def _signal_thread(sup, tid, process, signum, about):
     if not status or not process:
         return _refuse(errno.ESRCH)
     info = ctypes.create_string_buffer(about, 128)
-    call = (_NR["rt_tgsigqueueinfo"], process, tid, signum, _address(info)) if about else (_NR["tgkill"], process, tid, signum)
+    call = _NR["rt_tgsigqueueinfo" if about else "tgkill"], process, tid, signum, _address(info) if about else 0
     return sup.if_member(process, lambda: _reply(_raw(*call)), _refuse(errno.EPERM))
 
 
@@ -3396,7 +3398,7 @@ class _Walker:
         os.close(self.fds)
 
     def open(self, start, name, flags, mode=0, resolve=None):
-        """openat2(2) where `resolve` is given, else openat(2), for what never waits; the descriptor, or -errno."""
+        """openat2(2) where `resolve` is given, else openat(2), for what never waits; the descriptor or -errno."""
         if resolve is None:
             return self.call(_NR["openat"], start, name, flags | os.O_CLOEXEC, mode)
         if self.call is _quick:  # with the GIL held only what the kernel has at hand (5.12)
@@ -4951,8 +4953,9 @@ class _Broker:
 
 
 def _act_on_worker(sup, call):
-    """Acts, for as long as that takes, if it is allowed still: a worker may have been long in coming. The task, which takes no signal while it is held, gets
-    ERESTARTSYS when it has one to handle, as in the kernel (EINTR with a time limit of its own)."""
+    """Acts, for as long as that takes, if it is allowed still: a worker may have been long in coming. The
+    task, which takes no signal while it is held, gets ERESTARTSYS when it has one to handle, as in the kernel
+    (EINTR with a time limit of its own)."""
     refusal = sup.last_denial(call)
     if refusal:
         return sup.refused(call, *refusal)
@@ -5755,7 +5758,8 @@ class _Supervisor:
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
         if not self.scoped and self.runners is None:
             return self._signal_tree(signum)
-        return self.broker.call(_signal_members, _listed_processes() if among is None else among, signum, self.runners)
+        pids = _listed_processes() if among is None else among
+        return self.broker.call(_signal_members, pids, signum, self.runners)
 
     def _signal_tree(self, signum):
         pids = [self.pid] if not self.forked else _descendants(self.pid)
@@ -6015,8 +6019,8 @@ class _Memory:
         tasks = {pid: _living_task(pid) for pid in self._sup.members()}
         own = {pid: self.of(task) for pid, task in tasks.items()}
         files = self._memfds(tasks.values()) if self.has_memfds else {}
-        deadline = time.monotonic() + self.LOOK_S
-        shared = {pid: _shared_memory(task, set(files) | set(self._tmpfs), deadline) for pid, task in tasks.items()}
+        counted, deadline = set(files) | set(self._tmpfs), time.monotonic() + self.LOOK_S
+        shared = {pid: _shared_memory(task, counted, deadline) for pid, task in tasks.items()}
         written = sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values())
         return own, shared, (sum(own.values()) + sum(shared.values()) + sum(files.values()) + written)
 
@@ -6069,7 +6073,7 @@ class _Memory:
     def _divide(self, own, total):
         left, now = max(0, self.limit() - total), rlimit64()
         data = {pid: int(_task_status(_living_task(pid)).get("VmData", "0").split()[0]) << 10 for pid in own}
-        for pid in self._sup.members(among=list(own)):  # reading may have taken long, and a number be somebody else's
+        for pid in self._sup.members(among=list(own)):  # after reading, which may have taken long
             try:
                 self._sup.prlimit(pid, RLIMIT_DATA, 0, _address(now))
                 now.rlim_max = min(now.rlim_max, self.limit())

@@ -847,10 +847,10 @@ def test_a_lock_that_the_program_holds_does_not_outlast_the_run(tmp_path, monkey
 
     def seconds():
         begun = time.monotonic()
-        Sandbox(**fields).run([payload, str(tmp_path / "f"), "30"], timeout=5)
+        Sandbox(**fields).run([payload, str(tmp_path / "f"), "18"], timeout=4)
         assert eventually(lambda: clean(before), 60)
         return time.monotonic() - begun
-    assert seconds() < 25
+    assert seconds() < 15
     if not THIN:
         monkeypatch.setattr(sandlock._Broker, "appoint_deputy", lambda self: None)
-        assert any(seconds() > 25 for _ in range(4))  # the control: until the program's own alarm
+        assert any(seconds() > 15 for _ in range(4))  # the control: until the program's own alarm

@@ -165,10 +165,10 @@ def test_every_call_is_as_alone(tmp_path, user):
             os.chown(folder.parent, 1234, 1234)
         result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[folder], cwd=folder, user=user, policy_fn=fn, max_processes=20,
                          policy_events=["file"]).run(
-            ["/usr/bin/python3" if user else sys.executable, "-S", "-c", CALLS, numbers, str(sandlock._STAT_SIZE)] + ["thin"] * bool(THIN), timeout=200)
+            ["/usr/bin/python3" if user else sys.executable, "-S", "-c", CALLS, numbers, str(sandlock._STAT_SIZE)] + ["thin"] * bool(THIN or user), timeout=200)
         assert result.success and not result.error, (result.error, result.stderr[-3000:], result.stdout[-300:])
         outcomes.append(result.stdout.decode("utf-8", "replace").splitlines())
-    assert len(outcomes[0]) == len(outcomes[1]) > (2000 if THIN else 8000)
+    assert len(outcomes[0]) == len(outcomes[1]) > (2000 if THIN or user else 8000)
     different = [(a, b) for a, b in zip(*outcomes) if a != b]
     assert not different, "\n".join("%s\n   %s" % pair for pair in different[:30]) + "\n%d" % len(different)
 
