@@ -2382,21 +2382,28 @@ class _Call:
         self.request, self.family, self.act, self.refusal = request, family, act, refusal
         self.where, self.fds, self.event = where, list(fds), event
 
-    def look_closer(self, walker):
-        """What fs_denied and deny_path compare besides the names; where there are none it is spared."""
+    def look_closer(self, sup):
+        """What fs_denied and deny_path compare besides the names; where there are none it is spared. What
+        cannot be looked at is refused."""
         if self.above is not None or self.event.get("path") is None:
             return
-        self.above = [identity for path in (self.event["path"], *self.paths)
-                      for identity in _identities_above(walker, os.fsencode(path))]
-        if self.child is not None:
-            fd = walker.open(*self.child, O_PATH | os.O_NOFOLLOW, 0, 0)
-            if fd >= 0:
-                try:
-                    self.identify(os.fstat(fd))
-                finally:
-                    os.close(fd)
-            elif fd not in (-errno.ENOENT, -errno.ENOTDIR, -errno.ENAMETOOLONG):
-                self.refusal = self.refusal or (-fd, "it cannot be looked at: " + os.strerror(-fd), None)
+        self.above = []
+        try:
+            for path in (self.event["path"], *self.paths):
+                self.above += _identities_above(sup, os.fsencode(path))
+            if self.child is not None:
+                self._identify_child(sup.walker.open(*self.child, O_PATH | os.O_NOFOLLOW, 0, 0))
+        except OSError as e:
+            self.refusal = self.refusal or (e.errno or errno.EACCES, "it cannot be looked at: %s" % e.strerror, None)
+
+    def _identify_child(self, fd):
+        if -fd in _NOT_THERE:
+            return
+        _result(fd, "its name")
+        try:
+            self.identify(os.fstat(fd))
+        finally:
+            os.close(fd)
 
     def fails(self, error, path):
         """What it will do is the kernel's own refusal. A path that leads nowhere is judged with its `..`,
@@ -2527,10 +2534,14 @@ def _on_other_process(argument, reads=None, writes=None):
         pid = request.args[argument] & 0xffffffff
         if pid == request.tid:
             return _CONTINUE
-        act = prepared(sup, request)
+        act, told = prepared(sup, request)
         if sup.scoped:
-            return sup.if_member(pid, act, _refuse(errno.EPERM))
-        return sup.on_supervisor(request, lambda: sup.if_member(pid, act, _refuse(errno.EPERM)))
+            return told(sup.if_member(pid, act, -errno.EPERM))
+
+        def look():  # what is written goes into the program's memory, for which the supervisor does not wait
+            result = sup.if_member(pid, act, -errno.EPERM)
+            sup.broker.mailbox.post(lambda: sup.answer(request, lambda sup, request: told(result)))
+        return sup.on_supervisor(request, look)
 
     def prepared(sup, request):
         args, kept = list(request.args), []
@@ -2545,12 +2556,11 @@ def _on_other_process(argument, reads=None, writes=None):
             args[writes[0]] = _address(kept[-1])
         sup.listener.check(request)
 
-        def act():
-            result = _raw(request.nr, *args)
+        def told(result):
             if out and result >= 0:
                 _write_checked(sup.listener, request, out, kept[-1].raw)
             return _reply(result)
-        return act
+        return lambda: _raw(request.nr, *args), told
     return handler
 
 
@@ -3378,10 +3388,11 @@ class _Walker:
         return os.readlink(b"%d" % fd, dir_fd=self.fds)
 
     def identity(self, path):
-        """(device, inode) of what has that path, or None."""
+        """(device, inode) of what has that path, None if there is nothing; OSError where nobody can tell."""
         fd = self.open(AT_FDCWD, path, O_PATH | os.O_NOFOLLOW, 0, 0)
-        if fd < 0:
+        if -fd in _NOT_THERE:
             return None
+        _result(fd, "looking at it")
         try:
             info = os.fstat(fd)
             return info.st_dev, info.st_ino
@@ -4608,12 +4619,20 @@ def _mapped_files(process):
     return {(row[3], int(row[4])): os.fsdecode(row[5]) for row in rows if int(row[4])}
 
 
-def _identities_above(walker, path):
-    """(device, inode) of the directories above a path that the kernel has told."""
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+def _identities_above(sup, path):
+    """(device, inode) of the directories above a path that the kernel has told. OSError where one cannot be
+    looked at, but for what somebody else than the program keeps shut."""
     found = []
     while path.startswith(b"/") and path != os.path.dirname(path):
         path = os.path.dirname(path)
-        found.append(walker.identity(path))
+        try:
+            found.append(sup.walker.identity(path))
+        except PermissionError:
+            if sup.context.may_have_shut(path):
+                raise
     return found
 
 
@@ -5048,24 +5067,26 @@ def _is_visible(pid):
 class _Runners:
     """Below Landlock's ABI 6: who has executed something. A program that cannot be read cannot be
     looked at; so it is known by its number from then on, for as long as its pidfd says that it
-    lives. (It cannot fork.) On the broker's thread."""
+    lives. (It cannot fork.) On the broker's thread, or its deputy's."""
     LIMIT = 64
 
     def __init__(self):
-        self._pidfds = {}
+        self._pidfds, self._lock = {}, threading.RLock()
 
     def add(self, process):
-        if len(self._pidfds) >= self.LIMIT:
-            self._forget_the_dead()
-        if process not in self:
-            self._pidfds[process] = _pidfd_open(process)
+        with self._lock:
+            if len(self._pidfds) >= self.LIMIT:
+                self._forget_the_dead()
+            if process not in self:
+                self._pidfds[process] = _pidfd_open(process)
 
     def __contains__(self, pid):
-        pidfd = self._pidfds.get(pid)
-        if pidfd is not None and _is_readable(pidfd):
-            os.close(self._pidfds.pop(pid))
-            return False
-        return pidfd is not None
+        with self._lock:
+            pidfd = self._pidfds.get(pid)
+            if pidfd is not None and _is_readable(pidfd):
+                os.close(self._pidfds.pop(pid))
+                return False
+            return pidfd is not None
 
     def _forget_the_dead(self):
         for pid in list(self._pidfds):
@@ -5260,7 +5281,10 @@ class _Supervisor:
             return  # not there: the kernel will say so
         if self.context.denies():
             if info.st_nlink > 1:
-                self.context.look_for_links(lambda: False)
+                try:
+                    self.context.look_for_links(lambda: False)
+                except OSError as e:
+                    raise LaunchError("exec", e.errno, path, "a denied directory cannot be read: %s" % e) from e
             real = os.path.realpath(path)
             if self.context.denies_file(real, (info.st_dev, info.st_ino)):
                 raise LaunchError("exec", errno.EACCES, real, "denied by fs_denied")
@@ -5526,7 +5550,7 @@ class _Supervisor:
     def denial(self, call):
         """(errno, reason, field) of the rules' refusal as they are now, or None."""
         if self.context.denies():
-            call.look_closer(self.walker)
+            call.look_closer(self)
         return call.refusal or self.context.refusal(call)
 
     def last_denial(self, call):
@@ -5539,7 +5563,7 @@ class _Supervisor:
     def judge(self, call):
         """Hands the call to the callback if that asks for it, else settles it at once."""
         if self.context.denies():
-            call.look_closer(self.walker)
+            call.look_closer(self)
         if call.linked and self.context.has_to_look():
             self.mailbox.post(lambda: self.look_for_links(call, self.judge))
         elif call.family in self.asked or call.silent:
@@ -5560,7 +5584,8 @@ class _Supervisor:
             go_on(call)
         except Exception as e:
             self.error = self.error or "%s could not be judged: %r" % (call.family, e)
-            self.refuse_call(call, errno.EPERM, "it could not be judged", None)
+            call.close()
+            self.listener.reply(call.request, _refuse(errno.EPERM))
 
     def _settle(self, call):
         if call.where == _BROKER and self.broker.tid != threading.get_native_id():
@@ -5979,7 +6004,7 @@ class _Memory:
     just as often: past the limit the largest process is killed.
     """
     LOOKS_MS = 100
-    LOOK_S = 0.3  # at shared memory, of which a busy process delays each page of what the kernel tells
+    LOOK_S = 1.0  # at shared memory, of which a busy process delays each page of what the kernel tells
 
     def __init__(self, supervisor, policy):
         self._sup = supervisor
@@ -6472,7 +6497,7 @@ class _DeniedPaths:
                 self.objects.setdefault(identity, field)
 
     def __init__(self, uid):
-        self._uid, self._mounts = uid, None
+        self.uid, self._mounts = uid, None
         self._rows = {}  # (path, field) -> (names, names of links, identities)
         self.hidden = set()  # (path, field)
         self.table = self.Table()
@@ -6494,7 +6519,7 @@ class _DeniedPaths:
             shut = shut or os.path.dirname(resolved)
         except OSError:
             pass  # it may come to exist
-        is_hidden = shut is not None and _is_hidden(shut, self._uid)
+        is_hidden = shut is not None and _is_hidden(shut, self.uid)
         if is_hidden:
             self.hidden.add((path, field))
         known = self._rows.setdefault((path, field), (set(), set(), set()))  # what it was stays denied
@@ -6570,7 +6595,7 @@ class _DeniedPaths:
             except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
                 continue
             except PermissionError:
-                if _is_hidden(folder, self._uid):
+                if _is_hidden(folder, self.uid):
                     raise
         return links
 
@@ -6810,6 +6835,10 @@ class PolicyContext:
             self._drop_override(process)
             return True
         return _within(ranges, *address)
+
+    def may_have_shut(self, path):
+        """Whether the program can be who keeps the host from looking at bytes of a path."""
+        return _is_hidden(os.fsdecode(path), self._denied.uid)
 
     def _all_seen(self):
         if not self._denied.hidden:

@@ -843,6 +843,26 @@ def test_nothing_is_made_or_watched_beneath_a_denied_directory_that_was_renamed(
     assert Sandbox(policy_fn=only_rename, **fields).run(command).stdout.split() == [b"made", b"False", b"bound"]
 
 
+def test_what_comes_while_a_payload_is_read_holds_for_it(monkeypatch):
+    """Memory can take long to be read: what was judged before is judged again."""
+    read = sandlock._Message._piece
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(0.3)
+        code = "import socket, sys\ntry: print(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', %d)))\nexcept OSError as e: print(e.errno)" % server.getsockname()[1]
+        for restricts in (False, True):
+            process = box(net_allow=["udp://127.0.0.1"]).popen([sys.executable, "-S", "-c", "input()\n" + code], stdin=1, stdout=1)
+            with process:
+                if restricts:
+                    monkeypatch.setattr(sandlock._Message, "_piece", lambda self: (process.policy.restrict_network([]), read(self))[1])
+                process.stdin.write(b"\n")
+                assert process.stdout.readline() == (b"%d\n" % errno.ECONNREFUSED if restricts else b"1\n")
+            if not restricts:
+                assert server.recv(1) == b"x"
+        with pytest.raises(socket.timeout):
+            server.recv(1)
+
+
 def test_a_flood_of_denials_leaves_room_for_audits():
     code = ("import os\nfor i in range(3000):\n    try: os.stat('/none/%d' % i + '/yyyyyyyyyyyyyyyy' * 230)\n    except OSError: pass\n"
             "for _ in range(3):\n    try: os.unlink('/none/audited')\n    except OSError: pass")

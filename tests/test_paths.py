@@ -1,6 +1,7 @@
 """Every syscall that takes a path: what is done on behalf is what the kernel would have done."""
 import errno
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -382,6 +383,45 @@ def test_a_directory_that_the_program_shuts_hides_nothing(tmp_path):
         assert attempts(script, tmp_path, policy_fn=allow, policy_events=["file"]) == ["ok"] * 4
     finally:
         (tmp_path / "above").chmod(0o755)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary user")
+def test_a_denied_directory_with_another_name_is_not_hidden_either(tmp_path):
+    """What it is tells, of the directories above too; where the program has shut those, nothing can be told."""
+    (tmp_path / "above" / "den").mkdir(parents=True)
+    (tmp_path / "above" / "den" / "f").write_text("x")
+
+    def judge(event, ctx):
+        if event.path_contains("now"):
+            ctx.deny_path(tmp_path / "above" / "den")
+            os.rename(tmp_path / "above" / "den", tmp_path / "above" / "other")
+    script = ("p, d = os.open('above', 0), os.open('above/den', 0)\nok(os.stat, 'now')\nprint(ok(os.stat, 'f', dir_fd=d))\n"
+              "os.fchmod(p, 0)\nprint(ok(os.stat, 'f', dir_fd=d))\nos.fchmod(p, 0o755)")
+    try:
+        assert attempts(script, tmp_path, policy_fn=judge, policy_events=["file"]) == ["EACCES"] * 2
+        os.rename(tmp_path / "above" / "other", tmp_path / "above" / "den")
+        assert attempts(script, tmp_path, policy_fn=allow, policy_events=["file"]) == ["ok"] * 2
+    finally:
+        (tmp_path / "above").chmod(0o755)
+
+
+def test_where_nobody_can_look_nothing_is_allowed(tmp_path, monkeypatch):
+    (tmp_path / "den").mkdir()
+    (tmp_path / "f").write_text("x")
+    script = "print(ok(os.stat, 'f'), ok(opened, 'f', 0), ok(os.unlink, 'f'))"
+    assert attempts(script, tmp_path, fs_denied=[tmp_path / "den"]) == ["ok"] * 3
+    (tmp_path / "f").write_text("x")
+
+    def without_descriptors(sup, path):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # the host's, for as long as that takes
+        try:
+            return above(sup, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    above = sandlock._identities_above
+    monkeypatch.setattr(sandlock, "_identities_above", lambda sup, path: (without_descriptors if path.endswith(b"/f") else above)(sup, path))
+    assert attempts(script, tmp_path, fs_denied=[tmp_path / "den"]) == ["EMFILE"] * 3
 
 
 # -- the host's own, by way of /proc -----------------------------------------------------------------
