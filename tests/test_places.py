@@ -33,10 +33,13 @@ def standard(sandlock):
         result = sandlock.Sandbox(fs_readable=S, **fields).run([sh, "-c", script], timeout=timeout)
         assert holds(result) and not result.error, (fields, result)
     return "works"
+def children(thread):
+    try: return open("/proc/self/task/%s/children" % thread, "rb").read()
+    except (FileNotFoundError, ProcessLookupError): return b""  # it has ended, or the kernel does not tell
 def left():
     with open("/proc/self/stat") as f: threads = f.read().rsplit(")", 1)[1].split()[17]
-    children = b"".join(open("/proc/self/task/%s/children" % t, "rb").read() for t in os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task/%d/children" % os.getpid()) else b""
-    return threads, len(os.listdir("/proc/self/fd")), children
+    born = b"".join(map(children, os.listdir("/proc/self/task")))
+    return threads, len(os.listdir("/proc/self/fd")), born
 def settled(before):
     deadline = time.monotonic() + 10
     while left() != before and time.monotonic() < deadline: time.sleep(0.01)
