@@ -122,6 +122,7 @@ def without_killable_waits(monkeypatch):
     monkeypatch.setattr(sandlock, "_raw", late)
 
 
+@requires_abi(1)
 @pytest.mark.parametrize("fields", [dict(explain=True), dict(fs_denied=["/none"]), dict(policy_fn=lambda e, c: None), {}])
 def test_where_the_kernel_does_not_tell_whose_a_request_is(monkeypatch, fields):
     """Linux below 6.13: the supervisor looks into /proc."""
