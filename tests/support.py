@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import py_compile
 import shutil
 import socket
 import struct
@@ -33,6 +34,14 @@ def once(*values):
 
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
+
+
+def as_command():
+    """Path of sandlock.py in compiled form, for tests that run it often: as a script it would be compiled each time."""
+    folder = tempfile.mkdtemp(prefix="sandlock-command-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.chmod(folder, 0o755)
+    return py_compile.compile(sandlock.__file__, os.path.join(folder, "sandlock.pyc"), doraise=True)
 
 
 def requires_abi(abi):

@@ -13,10 +13,10 @@ import time
 import pytest
 
 import sandlock
-from support import eventually, exists, free_port, requires_abi
+from support import as_command, eventually, exists, free_port, requires_abi
 
-FILE = os.path.abspath(sandlock.__file__)
-README = os.path.join(os.path.dirname(FILE), "README.md")
+FILE = as_command()
+REPO = os.path.dirname(os.path.abspath(sandlock.__file__))
 
 
 def cli(*words, **options):
@@ -27,9 +27,9 @@ def cli(*words, **options):
 
 @requires_abi(1)
 def test_the_readmes_main_command():
-    with open(README) as f:
+    with open(os.path.join(REPO, "README.md")) as f:
         command = re.search(r"python3 sandlock\.py run .*", f.read()).group()
-    result = subprocess.run(command, shell=True, cwd=os.path.dirname(FILE), stdout=subprocess.PIPE, timeout=60)
+    result = subprocess.run(command, shell=True, cwd=REPO, stdout=subprocess.PIPE, timeout=60)
     assert (result.returncode, result.stdout) == (0, b"hello\n")
 
 

@@ -18,10 +18,10 @@ import pytest
 
 import sandlock
 from sandlock import Denial, Policy, PolicyError, Sandbox, SYSTEM_PATHS
-from support import TESTS, eventually, free_port, requires_abi, requires_program
+from support import TESTS, as_command, eventually, free_port, requires_abi, requires_program
 
 pytestmark = requires_abi(1)
-FILE = os.path.join(os.path.dirname(TESTS), "sandlock.py")
+REPO, FILE = os.path.dirname(TESTS), as_command()
 PLAIN = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 
 
@@ -57,7 +57,7 @@ def test_a_newcomers_path(tmp_path, want):
     """The file alone in an empty folder: what fails, with the flag that is printed, works."""
     empty = tmp_path / "empty"
     empty.mkdir()
-    shutil.copy(FILE, empty)
+    shutil.copy(os.path.join(REPO, "sandlock.py"), empty)
     (tmp_path / "secret").write_text("s")
     (tmp_path / "tool").write_text("#!/bin/sh\necho ran\n")
     (tmp_path / "tool").chmod(0o755)
@@ -460,7 +460,7 @@ def test_check_tells_what_a_container_took_away():
             "program = sandlock._assemble_filter(sandlock._FilterPlan(arch=sandlock._ARCH, actions=(('pidfd_getfd', 'errno:1'),)))\n"
             "buffer = ctypes.create_string_buffer(program, len(program))\n"
             "sandlock._call('prctl', 38, 1, 0, 0, 0); sandlock._call('seccomp', 1, 0, ctypes.addressof(sandlock.sock_fprog(len(program) // 8, ctypes.addressof(buffer))))\n"
-            "sys.exit(sandlock.main(['check']))" % os.path.dirname(FILE))
+            "sys.exit(sandlock.main(['check']))" % REPO)
     result = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE)
     lines = result.stdout.decode().splitlines()
     assert result.returncode == 1 and "can NOT be enforced here: pidfd_getfd" in lines[-1]
