@@ -213,6 +213,7 @@ def test_unix_sockets_by_path_only_beneath_writable(tmp_path):
 FLIP = r"""
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -222,7 +223,7 @@ static void *flip(void *x) { while (!stop) { strcpy(shown.sun_path, good); strcp
 int main(int n, char **a) {
     pthread_t t; int hits = 0, fine = 0; char byte; good = a[1]; bad = a[2]; strcpy(shown.sun_path, good);
     pthread_create(&t, 0, flip, 0);
-    for (int i = 0; i < 3000; i++) {
+    for (int i = atoi(a[3]); i > 0; i--) {
         int s = socket(AF_UNIX, SOCK_STREAM, 0);
         if (!connect(s, (void *)&shown, sizeof shown) && read(s, &byte, 1) == 1) byte == 'B' ? hits++ : fine++;
         close(s);
@@ -239,9 +240,9 @@ def test_an_address_that_flips_is_connected_as_it_was_judged(tmp_path):
     with unix_listener(str(inside / "s"), answer=b"G"), unix_listener(str(outside / "s"), answer=b"B"):
         command = [payload, str(inside / "s"), str(outside / "s")]
         sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[inside])
-        hits, fine = map(int, sandbox.run(command, timeout=60).stdout.split())
+        hits, fine = map(int, sandbox.run(command + [str(rounds(3000))], timeout=60).stdout.split())
         assert hits == 0 and fine > 0
-        wins = (int(subprocess.run(command, stdout=subprocess.PIPE).stdout.split()[0]) for _ in range(20))
+        wins = (int(subprocess.run(command + ["3000"], stdout=subprocess.PIPE).stdout.split()[0]) for _ in range(20))
         assert any(wins)  # the control: outside, the flip wins now and then
 
 
@@ -573,9 +574,13 @@ ring = Ring(); ring.self = ring
 ring.process = Sandbox(fs_readable=SYSTEM_PATHS, max_processes=3).popen(
     ["python3", "-S", "-c", "import os, time\\nfor _ in range(2):\\n  if os.fork() == 0: os.setsid(); time.sleep(50)\\n"
      "while True:\\n  try: os.fork(); time.sleep(50)\\n  except OSError: pass"])
-time.sleep(0.3); pids = ring.process.processes(); gc.set_threshold(5)
+for _ in range(2000):  # 20 s
+    time.sleep(0.01)
+    pids = ring.process.processes()
+    if len(pids) == 3: break
+gc.set_threshold(5)
 del ring
-for _ in range(500):
+for _ in range(2000):
     time.sleep(0.01)
     if not any(os.path.exists("/proc/%%d" %% pid) for pid in pids): break
 print("gone" if len(pids) > 1 and not any(os.path.exists("/proc/%%d" %% pid) for pid in pids) else pids)
