@@ -2150,7 +2150,7 @@ class _Mailbox:
     def __init__(self):
         self.fd = _high_fd(_call("eventfd2", 0, os.O_CLOEXEC | os.O_NONBLOCK))
         self._jobs = queue.SimpleQueue()
-        self._lock = _thread.allocate_lock()  # guards fd: closed, its number is somebody else's
+        self._lock = threading.RLock()  # guards fd: closed, its number is somebody else's; signal handlers post too
 
     def post(self, job):
         """False: too late, nobody will run it."""
@@ -2195,7 +2195,7 @@ class _Mailbox:
 
     def forget(self):
         """In a forked child, where another thread may have held the lock at the fork."""
-        self._lock = _thread.allocate_lock()
+        self._lock = threading.RLock()
         self.close()
 
 
@@ -4189,11 +4189,11 @@ class _PathCall(_Record):
 
 
 def _on_path(sup, request):
-    """One of these calls. A path that is a null pointer is one in a register: the kernel refuses it,
-    or means the descriptor alone (futimens(3)). access(2) goes by the permitted capabilities."""
+    """One of these calls. A path that is a null pointer is one in a register: the kernel refuses it, or
+    means the descriptor alone (futimens(3)). access(2) goes by the permitted capabilities."""
     row, args = _PATH_CALLS[request.nr], request.args
     if not args[row.path]:
-        return _CONTINUE
+        return _refuse(errno.EFAULT) if row.prepare in (_prepare_make, _prepare_move) else _CONTINUE
     flags = row.fixed if row.flags is None else args[row.flags] & 0xffffffff
     if row.flags is not None and flags & ~row.allowed:
         return _refuse(errno.EINVAL)
@@ -5119,6 +5119,7 @@ class _Supervisor:
     KEPT_LINES = 10000
     KEPT_BYTES = 8 << 20
     WATCH_TICKS = 10
+    KILL_MS = 50
     BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
 
     pid, pidfd, tid = 0, -1, None  # of the program; the thread of serve()
@@ -5393,6 +5394,9 @@ class _Supervisor:
         if self.watching:
             self._interrupt_waits()
             pauses.append(10)
+        if self.ending:
+            self._kill_others()
+            pauses.append(self.KILL_MS)
         return min(pauses) if pauses else None
 
     def watch_waits(self):
@@ -5821,11 +5825,20 @@ class _Supervisor:
 
     def kill(self, reason):
         """Ends the run, from any thread: no fork and no exec from now on, and the first process
-        dies; the supervisor then sees to the rest."""
+        dies; the supervisor sees to the rest."""
         with self.lock:
             if not self.ending:
                 self.ending, self.reason = True, reason
             self._signal(signal.SIGKILL)
+        self.mailbox.post(lambda: None)
+
+    def _kill_others(self):
+        """The first process cannot die while another one holds what its end waits for (a pipe's lock)."""
+        if self.forked:
+            try:
+                self.members(signal.SIGKILL)
+            except OSError:
+                return  # nobody answers, or it is over: the sweep sees to it
 
     def signal(self, signum):
         with self.lock:
@@ -5891,7 +5904,8 @@ class _Supervisor:
             self._signal(signal.SIGKILL)  # does nothing to the dead
         if self.pidfd < 0 or self.status is not None:
             return
-        _wait_readable(self.pidfd)
+        while not _is_readable(self.pidfd, self.KILL_MS):
+            self._kill_others()
         self.ended = time.monotonic()
         self.launching.close_death_pipe()  # a descriptor for the sweep, if all are in use
         try:
@@ -6259,11 +6273,6 @@ def _set_foreground(terminal, group):
     """tcsetpgrp(3) without being stopped by SIGTTOU."""
     with _SignalsBlocked():
         os.tcsetpgrp(terminal, group)
-
-
-def _wait_readable(fd):
-    while not _is_readable(fd, None):
-        continue
 
 
 _IGNORED_SIGNALS = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27  # by default: CHLD CONT URG WINCH; signal(7)

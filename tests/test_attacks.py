@@ -364,8 +364,8 @@ int main(int n, char **a) {
 def test_a_connect_that_blocks_does_not_keep_the_sandbox_alive(tmp_path):
     payload, before = compiled(BLOCKER, "-pthread"), snapshot()
     sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path])
-    result = sandbox.run([payload, str(tmp_path / "s")], timeout=1)
-    assert result.reason == sandlock.ExitReason.TIMEOUT and result.stdout == b"now\n" and result.duration < 8
+    result = sandbox.run([payload, str(tmp_path / "s")], timeout=3)
+    assert result.reason == sandlock.ExitReason.TIMEOUT and result.stdout == b"now\n" and result.duration < 12
     assert result.error is None and eventually(lambda: clean(before))
 
 
@@ -859,3 +859,49 @@ def test_a_lock_that_the_program_holds_does_not_outlast_the_run(tmp_path, monkey
     if not THIN:
         monkeypatch.setattr(sandlock._Broker, "appoint_deputy", lambda self: None)
         assert any(seconds() > 15 for _ in range(4))  # the control: until the program's own alarm
+
+
+HELD_PIPE = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static char junk[1 << 16]; static const char *late;
+static void end(int n) { close(open(late, O_CREAT | O_WRONLY, 0600)); _exit(0); }
+int main(int n, char **a) {                  // splice(2) holds the pipe's lock while it waits for room in the socket
+    int p[2], s[2], e[2]; late = a[1];
+    if (pipe(p) || pipe(e) || socketpair(AF_UNIX, SOCK_STREAM, 0, s)) return 1;
+    if (fork() == 0) {
+        setsid(); signal(SIGALRM, end); alarm(atoi(a[2]));
+        fcntl(s[0], F_SETFL, O_NONBLOCK);
+        while (write(s[0], junk, sizeof junk) > 0);
+        while (write(s[0], junk, 1) > 0);
+        fcntl(s[0], F_SETFL, 0);
+        write(p[1], junk, 4096); write(e[1], junk, 1);
+        splice(p[0], 0, s[0], 0, 4096, 0);
+        for (;;) pause();
+    }
+    read(e[0], junk, 1); usleep(300000);
+    write(1, "now\n", 4);
+    read(p[0], junk, 1);                     // uninterruptible, as the end of a process that has it open is
+    return 0;
+}"""
+
+
+def test_who_keeps_the_first_process_from_dying_is_killed(tmp_path, monkeypatch):
+    payload = compiled(HELD_PIPE)
+
+    def run(seconds):
+        return Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path]).popen(
+            [payload, str(tmp_path / "late"), str(seconds)], stdout=1)
+    before = snapshot()
+    for end in (lambda process: process.wait(timeout=1), lambda process: process.kill(), lambda process: None):
+        with run(60) as process:
+            assert process.stdout.read(4) == b"now\n"
+            end(process)
+        assert eventually(lambda: clean(before)) and not (tmp_path / "late").exists()
+    monkeypatch.setattr(sandlock._Supervisor, "_kill_others", lambda self: None)
+    run(4).wait(timeout=1)
+    assert (tmp_path / "late").exists()  # the control: until its own alarm
