@@ -857,7 +857,7 @@ _CLONE_NAMESPACES = (0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 |  # NEWN
 AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 3, 5, 0xf
 SOL_SOCKET, SO_TYPE, SO_SNDTIMEO, SO_DOMAIN = 1, 3, 21, 39
-SO_LINGER, SO_ZEROCOPY = 13, 60
+SO_LINGER, SO_ZEROCOPY, TCP_FASTOPEN_CONNECT = 13, 60, 30
 SCM_RIGHTS, SCM_CREDENTIALS = 1, 2
 SHUT_RDWR = 2
 IPPROTO_TCP, IPPROTO_UDP, NETLINK_ROUTE = 6, 17, 0
@@ -872,6 +872,8 @@ BTRFS_IOCTL_MAGIC, BCACHEFS_IOCTL_MAGIC = 0x94, 0xbc  # linux/btrfs.h, fs/bcache
 FICLONE, FICLONERANGE, FIDEDUPERANGE = (  # linux/fs.h
     _IOW(9, ctypes.c_int, "\x94"), _IOW(13, _u64 * 4, "\x94"), _IOWR(54, _u64 * 3, "\x94"))
 OCFS2_IOC_REFLINK = _IOW(4, _u64 * 3, "o")  # fs/ocfs2/ocfs2_ioctl.h
+FS_IOC_ENABLE_VERITY = _IOW(133, _u64 * 16, "f")  # linux/fsverity.h
+FS_IOC_SET_ENCRYPTION_POLICY = _IOC(2, "f", 19, _u32 * 3)  # linux/fscrypt.h
 F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 8, 15, 0x8901, 0x8902
 F_SETLEASE, F_SETDELEG = 1024, 1040  # a lease makes whoever opens the file wait, host or not
 FIONREAD = 0x541B
@@ -1858,11 +1860,13 @@ def _block_send(flags, address=None):
 
 def _block_ioctl(asm, plan):
     """Pushing input and holding terminals up; naming a receiver of signals in memory, where those are
-    judged; and what makes another name of a file or a copy of a whole tree, which Landlock does not see:
-    all that btrfs and bcachefs have of their own, but for copying data, and the reflink of ocfs2."""
+    judged; and what Landlock does not see: what makes another name of a file or a copy of a whole tree (all
+    that btrfs and bcachefs have of their own, but for copying data, and the reflink of ocfs2), and what the
+    owner of a file may do to it for good although it is open for reading only."""
     asm.ld(_arg(1))
     owners = (FIOSETOWN, SIOCSPGRP) * plan.signals
-    for request in (TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL, OCFS2_IOC_REFLINK) + owners:
+    for request in (TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL, OCFS2_IOC_REFLINK, FS_IOC_ENABLE_VERITY,
+                    FS_IOC_SET_ENCRYPTION_POLICY) + owners:
         asm.jeq(request, "eperm")
     for request in (FICLONE, FICLONERANGE, FIDEDUPERANGE):  # the program's own descriptors
         asm.jeq(request, "allow")
@@ -1939,8 +1943,10 @@ _BLOCKS = {
     "sendmsg": _block_send(2),
     "sendmmsg": _block_send(3),
     # IP options and routing headers send packets by way of another host than the judged one. Whoever
-    # sets SO_ZEROCOPY waits for news of its buffers, which what is sent on behalf does not give.
+    # sets SO_ZEROCOPY waits for news of its buffers, which what is sent on behalf does not give. With
+    # TCP_FASTOPEN_CONNECT a connect that was judged would be made by some later write.
     "setsockopt": _block_if(1, {  # IPPROTO_IP: IP_OPTIONS
+        IPPROTO_TCP: _block_if(2, {TCP_FASTOPEN_CONNECT: _goto("errno:%d" % errno.EOPNOTSUPP)}, "allow"),
         SOL_SOCKET: _block_if(2, {
             SO_LINGER: _goto("watched"), SO_ZEROCOPY: _goto("errno:%d" % errno.EOPNOTSUPP)}, "allow"),
         0: _block_values(2, [4], "eperm", "allow"),  # IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS,
@@ -2277,15 +2283,15 @@ class _Tasks:
         return _Task(tid, process, parent) if found == tid else None
 
     def descriptor(self, task, fd):
-        """A copy of a task's descriptor; pidfd_getfd(2), 5.6. Before 6.9 from the table of the
-        process's first thread."""
+        """A copy of a task's descriptor; pidfd_getfd(2), 5.6. Before 6.9 from the table of the process's first
+        thread. It waits while the task executes, and so for memory of the program's."""
         pidfd, fd = self._pidfds.get(task.tid), fd & 0xffffffff
         if pidfd is not None:
-            copy = _quick(_NR["pidfd_getfd"], pidfd, fd, 0)
+            copy = _slow(_NR["pidfd_getfd"], pidfd, fd, 0)
         else:
             pidfd = _pidfd_open(task.process)
             try:
-                copy = _quick(_NR["pidfd_getfd"], pidfd, fd, 0)
+                copy = _slow(_NR["pidfd_getfd"], pidfd, fd, 0)
             finally:
                 os.close(pidfd)
         if copy == -errno.EPERM:
@@ -3400,9 +3406,9 @@ class _Walker:
             os.close(fd)
 
     def again(self, fd, flags, path=b""):
-        """The object of an O_PATH descriptor opened with these flags, or -errno. What lies in /proc
-        may wait for the process that it is about."""
-        call = _slow if path.startswith(self.proc_roots) else self.call
+        """The object of an O_PATH descriptor opened with these flags, or -errno. What lies in /proc may wait
+        for the process that it is about, and an overlay copies a file that is opened for writing."""
+        call = _slow if flags & O_ACCMODE or path.startswith(self.proc_roots) else self.call
         return call(_NR["openat"], self.fds, b"%d" % fd, flags | os.O_CLOEXEC, 0)
 
     def close(self):
@@ -5786,14 +5792,15 @@ class _Supervisor:
         if self.status is not None and not self.finishing.locked():
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
         if not self.scoped and self.runners is None:
-            return self._signal_tree(signum)
+            return self._signal_tree(signum, among)
         pids = _listed_processes() if among is None else among
         return self.broker.call(_signal_members, pids, signum, self.runners)
 
-    def _signal_tree(self, signum):
-        pids = [self.pid] if not self.forked else _descendants(self.pid)
+    def _signal_tree(self, signum, among):
         found = []
-        for pid in pids:
+        for pid in [self.pid] if not self.forked else _descendants(self.pid):
+            if among is not None and pid not in among:
+                continue
             try:
                 os.kill(pid, signum)
                 found.append(pid)
@@ -5809,17 +5816,18 @@ class _Supervisor:
     def if_member(self, pid, act, otherwise):
         """What act() returns, done on the broker right after a pid or thread id was looked at and found
         inside, so that the number means the same; else `otherwise`."""
-        if not 0 < pid < 1 << 31 or _is_ours(pid):
+        if not 0 < pid < 1 << 31:
             return otherwise
-        if self.scoped:
-            return self.broker.call(lambda: act() if _raw(_NR["kill"], pid, 0) == 0 else otherwise)
-        process = int(_task_status(pid).get("Tgid", 0))
-        if self.runners is None:
+        process = pid if self.scoped else int(_task_status(pid).get("Tgid", 0))
+        if not self.scoped and self.runners is None:
             return self.broker.call(act) if process in _descendants(self.pid) else otherwise
 
         def is_inside():
-            return process in self.runners or _is_visible(process) and (pid == process or _is_visible(pid))
-        return self.broker.call(lambda: act() if process > 0 and is_inside() else otherwise)
+            if self.scoped:
+                return _raw(_NR["kill"], pid, 0) == 0
+            return (process > 0 and (process in self.runners or _is_visible(process))
+                    and os.path.exists("/proc/%d/task/%d" % (process, pid)))  # it was: it may have ended
+        return self.broker.call(lambda: act() if not _is_ours(pid) and is_inside() else otherwise)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -5837,7 +5845,7 @@ class _Supervisor:
         if self.forked:
             try:
                 self.members(signal.SIGKILL)
-            except OSError:
+            except Exception:
                 return  # nobody answers, or it is over: the sweep sees to it
 
     def signal(self, signum):
@@ -5866,6 +5874,7 @@ class _Supervisor:
         except Exception as e:
             self.error = self.error or "the sandbox could not be cleaned up: %s" % e
         _is_free(self.looking, self.SWEEP_LIMIT_S)
+        _is_free(self.memory.reading, self.SWEEP_LIMIT_S)
         self._refuse_unlooked("the run has ended")
         if not self.broker.close():
             self.error = self.error or "a thread that acted for the program is still blocked"
@@ -5985,7 +5994,7 @@ class _Supervisor:
         with self.finished:
             pass
         callback = self.callback.tid if self.callback else None
-        for tid in (self.pad_tid, self.broker.tid, self.tid, self.looker_tid, callback):
+        for tid in (self.pad_tid, self.broker.tid, self.tid, self.looker_tid, self.memory.reader_tid, callback):
             while tid and tid != threading.get_native_id() and not _thread_is_gone(tid):
                 time.sleep(0)
 
@@ -6018,12 +6027,14 @@ class _Memory:
     just as often: past the limit the largest process is killed.
     """
     LOOKS_MS = 100
-    LOOK_S = 1.0  # at shared memory, of which a busy process delays each page of what the kernel tells
+    LOOK_S = 1.0            # at descriptors, and then at shared memory: what takes longer counts as much as it may be
+    FEW_DESCRIPTORS = 1024  # are looked at whatever it takes
 
     def __init__(self, supervisor, policy):
         self._sup = supervisor
         self._lock = threading.RLock()  # one look at a time
         self._tolerated = 0  # bytes in use when the limit fell below them
+        self.reading, self.reader_tid = _thread.allocate_lock(), None  # held by the thread that reads smaps
         self.has_memfds = False
         self._memfd_device = None
         self._tmpfs = {}  # device -> (mount point, bytes in use before; others' writes count too)
@@ -6056,22 +6067,28 @@ class _Memory:
     def _take_stock(self):
         """-> ({pid: bytes of its own}, {pid: bytes that it shares}, bytes of all)."""
         tasks = {pid: _living_task(pid) for pid in self._sup.members()}
+        files = self._memfds(tasks) if self.has_memfds else {}
         own = {pid: self.of(task) for pid, task in tasks.items()}
-        files = self._memfds(tasks.values()) if self.has_memfds else {}
         counted, deadline = set(files) | set(self._tmpfs), time.monotonic() + self.LOOK_S
-        shared = {pid: _shared_memory(task, counted, deadline) for pid, task in tasks.items()}
+        shared = {pid: self._shared(task, counted, deadline) for pid, task in tasks.items()}
         written = sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values())
         return own, shared, (sum(own.values()) + sum(shared.values()) + sum(files.values()) + written)
 
-    def _memfds(self, pids):
-        """{(device, inode): bytes} of the files in memory that any process has open."""
+    def _memfds(self, tasks):
+        """{(device, inode): bytes} of the files in memory that any process has open. Who has so many descriptors
+        that they cannot be looked at in time is killed, and taken out of `tasks`."""
         if self._memfd_device is None:
             fd = _memfd(b"sandlock", MFD_CLOEXEC)
             self._memfd_device = os.fstat(fd).st_dev
             os.close(fd)
-        sizes = {}
-        for pid in pids:
-            for name in _listed("/proc/%d/fd" % pid):
+        sizes, deadline = {}, time.monotonic() + self.LOOK_S
+        counts = {pid: _descriptor_count(task) for pid, task in tasks.items()}
+        for pid in sorted(counts, key=counts.get):
+            for name in _listed("/proc/%d/fd" % tasks[pid]):
+                if counts[pid] > self.FEW_DESCRIPTORS and time.monotonic() > deadline:
+                    self._kill(pid, "its %d descriptors cannot be looked at in time" % counts[pid], 0)
+                    del tasks[pid]
+                    break
                 try:
                     info = os.stat("/proc/%d/fd/%s" % (pid, name))
                 except OSError:
@@ -6079,6 +6096,41 @@ class _Memory:
                 if info.st_dev == self._memfd_device:
                     sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
         return sizes
+
+    def _shared(self, pid, counted, deadline):
+        """Bytes of shared memory that a process has touched, divided by those who share it, but for the
+        files and devices that are `counted` already. If nobody can tell by then: all that it has touched."""
+        touched = int(_task_status(pid).get("RssShmem", "0 kB").split()[0]) << 10
+        smaps = self._smaps(pid, deadline) if touched else b""
+        return touched if smaps is None else _shared_memory(smaps, counted)
+
+    def _smaps(self, pid, deadline):
+        """proc_pid_smaps(5), b"" where it has ended, or None past the deadline: each page of it waits for the
+        process, for as long as that likes. So another thread reads, one at a time."""
+        if not self.reading.acquire(False):
+            return None
+        told, parts = queue.SimpleQueue(), []
+
+        def read():
+            self.reader_tid = threading.get_native_id()
+            _block_signals()
+            try:
+                with open("/proc/%d/smaps" % pid, "rb", 0) as file:
+                    while (not parts or parts[-1]) and time.monotonic() < deadline:
+                        parts.append(file.read(1 << 16))
+            except OSError:
+                parts[:] = [b""]
+            self.reading.release()
+            told.put(b"".join(parts) if parts and not parts[-1] else None)
+        try:
+            _thread.start_new_thread(read, ())
+        except RuntimeError:
+            self.reading.release()
+            return None
+        try:
+            return told.get(timeout=max(0, deadline - time.monotonic()))
+        except queue.Empty:
+            return None
 
     def fits(self, more):
         """Whether the sandbox may grow by that; gives out the limits anew."""
@@ -6101,13 +6153,14 @@ class _Memory:
         while total > max(self.limit(), self._tolerated) and own:
             pid = max(own, key=lambda pid: own[pid] + shared[pid])
             size = own.pop(pid) + shared[pid]
-            self._sup.record(self._sup.denials, Denial(
-                reason="the sandbox uses %d bytes; its largest process was killed" % total,
-                field="max_memory", event=SyscallEvent(pid=pid, category=SyscallCategory.MEMORY,
-                                                       size=size, denied=True)))
-            self._sup.broker.call(_signal_members, [pid], signal.SIGKILL)
+            self._kill(pid, "the sandbox uses %d bytes; its largest process was killed" % total, size)
             total -= size  # for the others
         self._divide(own, total)
+
+    def _kill(self, pid, reason, size):
+        event = SyscallEvent(pid=pid, category=SyscallCategory.MEMORY, size=size, denied=True)
+        self._sup.record(self._sup.denials, Denial(reason=reason, field="max_memory", event=event))
+        self._sup.members(signal.SIGKILL, among=[pid])
 
     def _divide(self, own, total):
         left, now = max(0, self.limit() - total), rlimit64()
@@ -6130,22 +6183,17 @@ def _living_task(pid):
     return next((int(tid) for tid in _listed("/proc/%d/task" % pid) if "VmData" in _task_status(int(tid))), pid)
 
 
-def _shared_memory(pid, counted, deadline):
-    """Bytes of shared memory that a process has touched, divided by those who share it, but for the files
-    and devices that are `counted` already; proc_pid_smaps(5). Past the deadline: all that it has touched."""
-    touched = int(_task_status(pid).get("RssShmem", "0 kB").split()[0]) << 10
-    if not touched:
-        return 0
-    total, counts, parts = 0, False, []
+def _descriptor_count(pid):
+    """How many descriptors a process has; proc_pid_fd(5). Below Linux 6.2: how large its table is."""
     try:
-        with open("/proc/%d/smaps" % pid, "rb", 0) as file:
-            while not parts or parts[-1]:
-                if time.monotonic() > deadline:
-                    return touched
-                parts.append(file.read(1 << 16))
+        return os.stat("/proc/%d/fd" % pid).st_size or int(_task_status(pid).get("FDSize", "0"))
     except OSError:
         return 0  # it ended
-    for line in b"".join(parts).splitlines():
+
+
+def _shared_memory(smaps, counted):
+    total, counts = 0, False
+    for line in smaps.splitlines():
         words = line.split()
         if not words[0].endswith(b":"):  # a mapping: range, permissions, offset, device, inode, name
             major, minor = (int(n, 16) for n in words[3].split(b":"))

@@ -102,12 +102,12 @@ RULES = [("socket", args, v) for args, v in SOCKETS] + [
     ("ioctl", (0, HIGH | 0x5423), EPERM), ("ioctl", (0, 0x540C), EPERM),
     ("fcntl", (3, 1024), EPERM), ("fcntl", (3, HIGH | 1024), EPERM), ("fcntl", (3, 1040), EPERM),
     ("fcntl", (3, 1025), ALLOW), ("fcntl", (3, 1030), ALLOW), ("fcntl", (3, 4), ALLOW),
-    ("ioctl", (3, 0x50009401), EPERM), ("ioctl", (3, HIGH | 0x50009417), EPERM), ("ioctl", (3, 0x4010bc10), EPERM), ("ioctl", (3, 0x40186f04), EPERM),
+    ("ioctl", (3, 0x50009401), EPERM), ("ioctl", (3, HIGH | 0x50009417), EPERM), ("ioctl", (3, 0x4010bc10), EPERM), ("ioctl", (3, 0x40186f04), EPERM), ("ioctl", (3, 0x40806685), EPERM), ("ioctl", (3, 0x800c6613), EPERM),
     ("ioctl", (3, 0x40049409), ALLOW), ("ioctl", (3, 0x4020940d), ALLOW), ("ioctl", (3, 0xc0189436), ALLOW), ("ioctl", (3, 0x80086601), ALLOW),
     ("setsockopt", (3, 1, 13), NOTIFY), ("setsockopt", (3, HIGH | 1, HIGH | 60), sandlock.SECCOMP_RET_ERRNO | 95),
     ("setsockopt", (3, 0, 4), EPERM), ("setsockopt", (3, HIGH, HIGH | 4), EPERM), ("setsockopt", (3, 0, 1), ALLOW),
     ("setsockopt", (3, 41, 57), EPERM), ("setsockopt", (3, 41, 5), EPERM), ("setsockopt", (3, 41, 6), EPERM),
-    ("setsockopt", (3, 41, 26), ALLOW), ("setsockopt", (3, 1, 4), ALLOW), ("setsockopt", (3, 6, 57), ALLOW),
+    ("setsockopt", (3, 41, 26), ALLOW), ("setsockopt", (3, 1, 4), ALLOW), ("setsockopt", (3, 6, 57), ALLOW), ("setsockopt", (3, HIGH | 6, HIGH | 30), sandlock.SECCOMP_RET_ERRNO | 95),
 ]
 UDP_RULES = [
     ("socket", (2, 2, 0), ALLOW), ("socket", (10, 2, 17), ALLOW), ("socket", (2, 2, 136), EPERM),

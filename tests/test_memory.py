@@ -210,3 +210,52 @@ def test_a_tmpfs_beneath_a_writable_path_counts(tmp_path):
         pytest.skip("no tmpfs on /dev/shm here")
     result = limited("80M", "d", 400, fs_writable=["/dev"])
     assert result.exit_code == -9 and result.denials[-1].field == "max_memory"
+
+
+MANY = """
+import os, sys, time
+fd = os.memfd_create("x")
+keep = [os.dup(fd) for _ in range(int(sys.argv[1]))]
+time.sleep(2)
+print("held")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs os.memfd_create")
+def test_more_descriptors_than_can_be_looked_at_in_time(monkeypatch):
+    """Their number is the program's to choose, and the supervisor must not be held up."""
+    monkeypatch.setattr(sandlock._Memory, "LOOK_S", 0)
+    monkeypatch.setattr(sandlock._Memory, "FEW_DESCRIPTORS", 300)
+    sandbox = box(max_memory="300M")
+    assert sandbox.run([sys.executable, "-S", "-c", MANY, "50"], timeout=60).stdout == b"held\n"
+    killed = sandbox.run([sys.executable, "-S", "-c", MANY, "600"], timeout=60)
+    assert killed.exit_code == -9 and "descriptors" in killed.denials[-1].reason and killed.denials[-1].field == "max_memory"
+
+
+SHARING = """
+import mmap, os, time
+m = mmap.mmap(-1, 60 << 20)
+for _ in range(60): m.write(b"x" * (1 << 20))
+os.write(1, b"now\\n")
+if os.fork() == 0: [m[i] for i in range(0, 60 << 20, 4096)]
+time.sleep(1)
+os.write(1, b"held\\n")
+"""
+
+
+def test_shared_memory_that_nobody_can_tell_of_in_time_counts_whole(monkeypatch):
+    """The kernel waits for the process at each page of smaps: here for as long as that lives."""
+    assert box(max_memory="110M").run([sys.executable, "-S", "-c", SHARING], timeout=60).stdout == b"now\nheld\nheld\n"
+
+    def slow(path, *args):
+        until = time.monotonic() + 20
+        while str(path).endswith("/smaps") and os.path.exists(path) and time.monotonic() < until:
+            time.sleep(0.01)
+        return open(path, *args)
+    before = snapshot()
+    monkeypatch.setattr(sandlock, "open", slow, raising=False)
+    killed = box(max_memory="110M").run([sys.executable, "-S", "-c", SHARING], timeout=60)
+    assert killed.stdout.count(b"held") < 2 and killed.denials[-1].field == "max_memory"
+    ended = box(max_memory="500M").run([sys.executable, "-S", "-c", SHARING.replace("sleep(1)", "sleep(40)")], timeout=2)
+    assert ended.reason == sandlock.ExitReason.TIMEOUT and ended.stdout == b"now\n" and ended.duration < 15 and not ended.error
+    assert eventually(lambda: clean(before))

@@ -635,3 +635,38 @@ def test_no_close_waits_for_a_peer_that_does_not_read():
     assert box().run([sys.executable, "-S", "-c", code]).stdout.splitlines() == [b"0 0", b"1 0", b"0 0", b"0 0", b"22", b"14"]
     outside = subprocess.run([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE).stdout.splitlines()
     assert outside[0] == b"1 1000000" and outside[1] == b"1 0" and outside[4:] == [b"22", b"14"]  # the control
+
+
+def test_no_connection_is_made_later_than_it_was_judged(monkeypatch):
+    """With TCP_FASTOPEN_CONNECT connect(2) sends nothing: some write does, after restrict_network."""
+    code = ("import socket, sys\ns = socket.socket()\ns.setsockopt(6, 34, 1)  # no cookie\ntry: s.setsockopt(6, 30, 1)\nexcept OSError as e: print(e.errno, flush=True)\n"
+            "s.settimeout(5); s.connect(('127.0.0.1', int(sys.argv[1])))\nprint('connected', flush=True); sys.stdin.readline()\n"
+            "try: print(s.send(b'late'))\nexcept OSError as e: print(type(e).__name__)")
+
+    def attempt():
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            server.settimeout(0.5)
+            with box(net_allow=["127.0.0.1"]).popen([sys.executable, "-S", "-c", code, str(server.getsockname()[1])], stdin=1, stdout=1) as process:
+                lines = []
+                while "connected\n" not in lines:
+                    lines.append(process.stdout.readline().decode())
+                try:
+                    server.accept()[0].close()
+                    before = True
+                except socket.timeout:
+                    before = False
+                process.policy.restrict_network([])
+                process.stdin.write(b"\n")
+                try:
+                    return lines[0], before, bool(server.accept())
+                except socket.timeout:
+                    return lines[0], before, False
+    assert attempt() == ("95\n", True, False)
+    monkeypatch.setitem(sandlock._BLOCKS, "setsockopt", lambda asm, plan: asm.goto("allow"))
+    sandlock._policy_filter.cache_clear()
+    try:
+        assert attempt() == ("connected\n", False, True)  # the control
+    finally:
+        sandlock._policy_filter.cache_clear()

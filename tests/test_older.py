@@ -129,3 +129,23 @@ def test_where_the_kernel_does_not_tell_whose_a_request_is(monkeypatch, fields):
     monkeypatch.setattr(sandlock._Tasks, "find", lambda self, tid: None)
     result = Sandbox(fs_readable=SYSTEM_PATHS, **fields).run(["sh", "-c", "cat /dev/null; cat /etc/hostname >/dev/null && echo done"])
     assert result.stdout == b"done\n" and not result.stderr, result
+
+
+@requires_abi(1)
+@pytest.mark.parametrize("abi", [5, 99])
+def test_a_thread_that_has_ended_lends_its_number_to_nobody(tmp_path, monkeypatch, abi):
+    """Whose thread a number is was asked before it is used: by then it may be one of the host's, or of others."""
+    from support import box
+    found = sandlock.landlock_abi_version()
+    monkeypatch.setattr(sandlock, "landlock_abi_version", lambda: min(found, abi))
+    other = subprocess.Popen(["sleep", "100"])
+    try:
+        with box(tmp_path).popen(["sh", "-c", "sh -c 'echo; sleep 100; :'; :"], stdout=1) as process:
+            process.stdout.read(1)
+            supervisor, inside, status = process._supervisor, process.processes(), sandlock._task_status
+            known = next(pid for pid in inside if supervisor.runners is None or pid in supervisor.runners)
+            monkeypatch.setattr(sandlock, "_task_status", lambda tid: status(known if tid in (other.pid, os.getpid()) else tid))
+            assert [supervisor.if_member(pid, lambda: "done", "outside") for pid in [other.pid, os.getpid(), *inside]] == ["outside"] * 2 + ["done"] * len(inside)
+    finally:
+        other.kill()
+        other.wait()
