@@ -4643,33 +4643,42 @@ def _identities_above(sup, path):
 
 
 _SCATTERED_LIMIT_S = 1.0
-_SCATTERED_LIMIT = 4096  # strings that are read one by one: each costs the broker a system call
+_SCATTERED_LIMIT = 4096  # pages more than argv fills, and strings that go on in another page: each costs a read
 
 
 def _read_strings(request, pointers, limit, stop):
-    """Many strings of a task: with one read over the whole stretch where they lie side by side; if
-    they do not, for as long as it takes to read a good many, but not for ever."""
-    if not pointers:
-        return []
-    low, high, block = min(pointers), max(pointers), b""
-    if high - low < limit:
-        try:
-            block = _read_memory(request.tid, low, high - low + _PAGE - high % _PAGE)
-        except OSError:
-            block = b""  # there is a hole in between
-    words, total, scattered, deadline = [], 0, 0, time.monotonic() + _SCATTERED_LIMIT_S
+    """Many strings of a task: the pages where they begin with few reads, what goes on behind them by itself.
+    Not for ever: E2BIG."""
+    pages = sorted({pointer - pointer % _PAGE for pointer in pointers})
+    if len(pages) > _SCATTERED_LIMIT + limit // _PAGE:
+        raise OSError(errno.E2BIG, "argv")
+    begun = {}
+    for batch in (pages[i:i + _IOV_LIMIT] for i in range(0, len(pages), _IOV_LIMIT)):
+        begun.update(zip(batch, _read_pages(request.tid, batch)))
+    words, total, alone, deadline = [], 0, 0, time.monotonic() + _SCATTERED_LIMIT_S
     for pointer in pointers:
-        end = block.find(b"\0", pointer - low) if block else -1
+        start = pointer % _PAGE
+        end = begun[pointer - start].find(b"\0", start)
         if end >= 0:
-            words.append(block[pointer - low:end])
+            words.append(begun[pointer - start][start:end])
         else:
             words.append(_read_string(request, pointer, limit))
-            scattered += 1
+            alone += 1
         total += len(words[-1])
-        if total > limit or scattered > _SCATTERED_LIMIT or scattered and (
-                stop() or time.monotonic() > deadline):
+        if total > limit or alone > _SCATTERED_LIMIT or alone and (stop() or time.monotonic() > deadline):
             raise OSError(errno.E2BIG, "argv")
     return words
+
+
+def _read_pages(tid, addresses):
+    buffer = ctypes.create_string_buffer(len(addresses) * _PAGE)
+    remote = b"".join(_IOVEC.pack(address, _PAGE) for address in addresses)
+    got = _slow(_NR["process_vm_readv"], tid, _IOVEC.pack(_address(buffer), len(buffer)), 1,
+                remote, len(addresses), _ZERO)
+    if _result(got, "argv") < len(buffer):
+        raise OSError(errno.EFAULT, "argv")
+    data = buffer.raw
+    return [data[at:at + _PAGE] for at in range(0, len(data), _PAGE)]
 
 
 # -- the table -----------------------------------------------------------------------------------
