@@ -348,6 +348,7 @@ def test_links_in_the_middle_of_a_denied_path_stay(tmp_path, denying):
     assert attempts(script, tmp_path, policy_fn=allow, policy_events=["file"])[:3] == ["ok", "ok", "ENOENT"]
 
 
+@requires_abi(2)
 def test_directories_that_a_denied_path_leaves_again_stay(tmp_path, denying):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "mid").mkdir()

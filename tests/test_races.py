@@ -322,7 +322,7 @@ def live(folder, *words, fn=lambda event, ctx: None, **fields):
         port = server.getsockname()[1]
         fields.setdefault("max_processes", 200)
         result = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[folder], cwd=folder, net_allow=["127.0.0.1:%d" % port], policy_fn=fn, **fields).run(
-            [payload, *map(str, words), str(port)], timeout=60)
+            [payload, *map(str, words), str(port)], timeout=200)
     assert not result.error and result.reason == sandlock.ExitReason.EXITED and eventually(lambda: clean(before)), (result, before, snapshot())
     return result
 
