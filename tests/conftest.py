@@ -10,3 +10,9 @@ if os.environ.get("SANDLOCK_TEST_ABI"):
     if os.environ["SANDLOCK_TEST_ABI"] == "1":  # Linux 5.13 to 5.18: nor do held tasks ignore signals
         flags = {name: getattr(sandlock._kernel_flags(), name) for name in sandlock._KernelFlags._fields}
         sandlock._kernel_flags = lambda: sandlock._KernelFlags(**dict(flags, waits_killably=False))
+
+
+def pytest_runtest_logreport(report):
+    """On a slow machine a failure is told at once: the run may not come to its end."""
+    if report.failed and int(os.environ.get("SANDLOCK_TEST_THIN") or 0) >= 100:
+        print("\n%s\n%s" % (report.nodeid, report.longreprtext), flush=True)
