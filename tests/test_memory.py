@@ -237,8 +237,10 @@ import mmap, os, time
 m = mmap.mmap(-1, 60 << 20)
 for _ in range(60): m.write(b"x" * (1 << 20))
 os.write(1, b"now\\n")
-if os.fork() == 0: [m[i] for i in range(0, 60 << 20, 4096)]
+pid = os.fork()
+if not pid: [m[i] for i in range(0, 60 << 20, 4096)]
 time.sleep(1)
+if pid: os.wait()
 os.write(1, b"held\\n")
 """
 
