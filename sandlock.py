@@ -2521,7 +2521,8 @@ class _Census:
 
         def count():
             pending = {tid for tid in in_flight if _syscall_of(tid) in forks | {None}}
-            counted = len(pending) + len(sup.members())  # in this order: what is over is visible
+            members = sup.members()  # in this order: what is over is visible
+            counted = len(pending) + sum(pid == sup.pid or not _reap_adopted(pid) for pid in members)
 
             def correct():
                 self.in_flight -= in_flight - pending
@@ -5348,6 +5349,7 @@ class _Supervisor:
             if time.monotonic() > deadline:
                 raise LaunchError("launch pad", detail="its thread did not end")
             time.sleep(0)
+        self.pad_tid = None  # its number is free
 
     def _await_stop(self, traced):
         """Until it stands before its first instruction: vfork(2) is over before all is mapped."""
@@ -5922,8 +5924,11 @@ class _Supervisor:
             self._signal(signal.SIGKILL)  # does nothing to the dead
         if self.pidfd < 0 or self.status is not None:
             return
+        deadline = time.monotonic() + self.SWEEP_LIMIT_S
         while not _is_readable(self.pidfd, self.KILL_MS):
             self._kill_others()
+            if time.monotonic() > deadline:
+                raise RuntimeError("the program does not die")
         self.ended = time.monotonic()
         self.launching.close_death_pipe()  # a descriptor for the sweep, if all are in use
         try:
@@ -5999,12 +6004,14 @@ class _Supervisor:
                 pause = min(2 * pause, 0.01)
 
     def join(self):
-        """Waits until the run has ended and its threads are gone from the process."""
+        """Waits until the run has ended and its threads are gone from the process: for a moment, since a
+        number that was a thread's may be another's."""
         with self.finished:
             pass
-        callback = self.callback.tid if self.callback else None
+        callback, deadline = self.callback.tid if self.callback else None, time.monotonic() + 1
         for tid in (self.pad_tid, self.broker.tid, self.tid, self.looker_tid, self.memory.reader_tid, callback):
-            while tid and tid != threading.get_native_id() and not _thread_is_gone(tid):
+            while (tid and tid != threading.get_native_id() and not _thread_is_gone(tid)
+                   and time.monotonic() < deadline):
                 time.sleep(0)
 
     def release(self):
@@ -6038,6 +6045,8 @@ class _Memory:
     LOOKS_MS = 100
     LOOK_S = 1.0            # at descriptors, and then at shared memory: what takes longer counts as much as it may be
     FEW_DESCRIPTORS = 1024  # are looked at whatever it takes
+    THREAD_BYTES = 24 << 10
+    INODE_BYTES = 1024      # of a tmpfs, of extended attributes too; mm/shmem.c: BOGO_INODE_SIZE
 
     def __init__(self, supervisor, policy):
         self._sup = supervisor
@@ -6061,17 +6070,17 @@ class _Memory:
     @staticmethod
     def _used(path):
         info = os.statvfs(path)
-        return (info.f_blocks - info.f_bfree) * info.f_frsize
+        return (info.f_blocks - info.f_bfree) * info.f_frsize + (info.f_files - info.f_ffree) * _Memory.INODE_BYTES
 
     @staticmethod
     def of(pid):
-        """Bytes of a process that are its own: data and stack, or what of its pages is in use (those
-        made read-only since are no data any more), and huge pages."""
+        """Bytes of a process that are its own: data and stack, or what of its pages is in use (those made
+        read-only since are no data any more), huge pages, and what the kernel has for it and its threads."""
         status = _task_status(pid)
-        mapped, used, huge = (
+        mapped, used, more = (
             sum(int(status.get(name, "0").split()[0]) << 10 for name in names)
-            for names in (("VmData", "VmStk"), ("RssAnon", "VmSwap"), ("HugetlbPages",)))
-        return max(mapped, used) + huge
+            for names in (("VmData", "VmStk"), ("RssAnon", "VmSwap"), ("HugetlbPages", "VmPTE")))
+        return max(mapped, used) + more + int(status.get("Threads", "0")) * _Memory.THREAD_BYTES
 
     def _take_stock(self):
         """-> ({pid: bytes of its own}, {pid: bytes that it shares}, bytes of all)."""
@@ -6081,7 +6090,8 @@ class _Memory:
         counted, deadline = set(files) | set(self._tmpfs), time.monotonic() + self.LOOK_S
         shared = {pid: self._shared(task, counted, deadline) for pid, task in tasks.items()}
         written = sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values())
-        return own, shared, (sum(own.values()) + sum(shared.values()) + sum(files.values()) + written)
+        return own, shared, (sum(own.values()) + min(sum(shared.values()), _all_shared_memory())
+                             + sum(files.values()) + written)
 
     def _memfds(self, tasks):
         """{(device, inode): bytes} of the files in memory that any process has open. Who has so many descriptors
@@ -6092,11 +6102,12 @@ class _Memory:
             os.close(fd)
         sizes, deadline = {}, time.monotonic() + self.LOOK_S
         counts = {pid: _descriptor_count(task) for pid, task in tasks.items()}
+
+        def late(pid):
+            return counts[pid] > self.FEW_DESCRIPTORS and time.monotonic() > deadline
         for pid in sorted(counts, key=counts.get):
-            for name in _listed("/proc/%d/fd" % tasks[pid]):
-                if counts[pid] > self.FEW_DESCRIPTORS and time.monotonic() > deadline:
-                    self._kill(pid, "its %d descriptors cannot be looked at in time" % counts[pid], 0)
-                    del tasks[pid]
+            for name in () if late(pid) else _listed("/proc/%d/fd" % tasks[pid]):
+                if late(pid):
                     break
                 try:
                     info = os.stat("/proc/%d/fd/%s" % (pid, name))
@@ -6104,6 +6115,9 @@ class _Memory:
                     continue  # it was closed
                 if info.st_dev == self._memfd_device:
                     sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
+            if late(pid):
+                self._kill(pid, "its %d descriptors cannot be looked at in time" % counts[pid], 0)
+                del tasks[pid]
         return sizes
 
     def _shared(self, pid, counted, deadline):
@@ -6190,6 +6204,15 @@ def _living_task(pid):
     if "VmData" in _task_status(pid):
         return pid
     return next((int(tid) for tid in _listed("/proc/%d/task" % pid) if "VmData" in _task_status(int(tid))), pid)
+
+
+def _all_shared_memory():
+    """Bytes of it on the whole machine; proc_meminfo(5). More than that nobody can have touched."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) << 10 for line in file if line.startswith("Shmem:"))
+    except (OSError, StopIteration):
+        return 1 << 62
 
 
 def _descriptor_count(pid):
@@ -6372,11 +6395,12 @@ def _reap(pid, pidfd):
 
 
 def _reap_adopted(pid):
-    """An orphan of the sandbox becomes the host's child where the host is init or a subreaper."""
+    """An orphan of the sandbox becomes the host's child where the host is init or a subreaper; True if it
+    had ended."""
     try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
     except ChildProcessError:
-        return  # as usual: somebody else's
+        return False  # as usual: somebody else's
 
 
 class _Network(_Record):
@@ -7609,17 +7633,124 @@ def _close_streams(streams):
             stream.close()
 
 
+class _Pump:
+    """Writes and reads the pipes of a Process, on a thread of its own from when there is something to write or
+    read: the program can hold a pipe's lock for as long as it likes (splice(2)), and who sees to its end must
+    not wait for that."""
+    CHUNK = 1 << 16
+    PATIENCE_S = 10.0
+
+    def __init__(self, supervisor, streams, data):
+        self._supervisor, self._streams, self._pending = supervisor, streams, memoryview(data or b"")
+        self.captured = {1: [], 2: []}  # stream number -> blocks
+        self._open = {stream.fileno(): number for number, stream in enumerate(streams)
+                      if stream is not None and not stream.closed}
+        self._mailbox, self._running, self._abandoned = None, _thread.allocate_lock(), False
+        self.tid = None
+
+    def watched(self):
+        """Descriptors whose first event calls for start(); b"" is told by their hanging up."""
+        if self._mailbox is None and 0 in self._open.values():
+            self.start()
+        return () if self._mailbox else tuple(self._open)
+
+    def start(self):
+        """Where there is no thread for it the run ends, with that as its error."""
+        with _SignalsBlocked():
+            self._mailbox = _Mailbox()
+            self._running.acquire()
+            try:
+                _start_thread(self._serve)
+            except Exception as e:
+                self._running.release()
+                self._fail(e)
+
+    def _fail(self, error):
+        self._supervisor.error = self._supervisor.error or "its pipes: %s" % error
+        self._supervisor.kill(ExitReason.KILLED)
+
+    def _serve(self):
+        self.tid = threading.get_native_id()
+        _block_signals()
+        poller = select.poll()
+        poller.register(self._mailbox.fd, select.POLLIN)
+        try:
+            for fd, number in list(self._open.items()):
+                os.set_blocking(fd, False)  # ours alone: the program has the other end
+                poller.register(fd, select.POLLIN if number else select.POLLOUT)
+                if number == 0 and not self._pending:
+                    self._shut(poller, fd)
+            while self._open:
+                for fd, _ in poller.poll():
+                    if fd == self._mailbox.fd:
+                        self._mailbox.run()
+                    elif fd in self._open and not (self.read if self._open[fd] else self._write)(fd, self._open[fd]):
+                        self._shut(poller, fd)
+        except BaseException as e:  # out of memory
+            self._fail(e)
+        finally:
+            self._running.release()
+            if self._abandoned:
+                self._close()
+
+    def _shut(self, poller, fd):
+        poller.unregister(fd)
+        if self._open.pop(fd) == 0:
+            self._streams[0].close()
+
+    def _write(self, fd, _):
+        try:
+            self._pending = self._pending[os.write(fd, self._pending[:self.CHUNK]):]
+        except BlockingIOError:
+            return True
+        except BrokenPipeError:
+            return False  # it does not want more, which is its own affair
+        return bool(self._pending)
+
+    def read(self, fd, number):
+        try:
+            block = os.read(fd, self.CHUNK)
+        except BlockingIOError:
+            return True
+        self.captured[number].append(block)
+        return bool(block)
+
+    def end(self):
+        """When nobody of the sandbox is left: reads what is in the pipes still. False if somebody outside it
+        keeps the thread."""
+        if self._mailbox is not None:
+            self._mailbox.post(self._open.clear)
+            if not _is_free(self._running, self.PATIENCE_S):
+                return False
+            while self.tid and not _thread_is_gone(self.tid):
+                time.sleep(0)
+            self._mailbox.close()
+            self._mailbox, self.tid = None, None
+        return True
+
+    def abandon(self):
+        """Waits for nobody: the thread closes the streams, if there is one."""
+        self._abandoned = True
+        if self._mailbox:
+            self._mailbox.post(self._open.clear)
+        if self._running.acquire(False):
+            self._close()
+
+    def _close(self):
+        _close_streams(self._streams)
+        if self._mailbox:
+            self._mailbox.close()
+
+
 class Process:
     """A running sandbox. `stdin`, `stdout`, `stderr` are unbuffered binary files where they are
     pipes, else None. Leaving a `with` block, or dropping the object, kills and reaps it."""
-    CHUNK = 1 << 16
 
     def __init__(self, supervisor, streams, threaded):
         self._supervisor = supervisor
         self._threaded = threaded       # popen: else _exchange() is the supervisor's loop too
         self._lock = threading.RLock()  # guards _result and the reading of the pipes
-        self._captured = {}             # stream number -> list of bytes
-        self._result = None
+        self._pump = self._result = None
         self.stdin, self.stdout, self.stderr = streams
         if threaded:
             try:
@@ -7714,12 +7845,15 @@ class Process:
             return
         supervisor.orphaned = True
         supervisor.kill(ExitReason.KILLED)
-        _close_streams((self.stdin, self.stdout, self.stderr))
         if not supervisor.finished.locked():
             supervisor.release()
         elif not self._threaded and not sys.is_finalizing():
             with _SignalsBlocked():  # for the new thread
                 _thread.start_new_thread(supervisor.abandon, ())
+        if self._pump:
+            self._pump.abandon()
+        else:
+            _close_streams((self.stdin, self.stdout, self.stderr))
 
     def _close(self):
         supervisor = self._supervisor
@@ -7732,6 +7866,8 @@ class Process:
                         supervisor.release()
                 else:
                     supervisor.abandon()
+                if self._pump:
+                    self._pump.end()
         _close_streams((self.stdin, self.stdout, self.stderr))
 
     def _finish(self, data, deadline):
@@ -7755,13 +7891,15 @@ class Process:
 
     def _exchange(self, data, deadline):
         """Writes, reads and waits until the program has ended, whatever the amounts."""
-        poller, streams = select.poll(), {}
-        pending = memoryview(data or b"")
-        if self._supervisor.pidfd < 0:
+        supervisor, poller = self._supervisor, select.poll()
+        if self._pump is None:
+            self._pump = _Pump(supervisor, (self.stdin, self.stdout, self.stderr), data)
+        if supervisor.pidfd < 0:
             return  # closed: it has ended
-        self._open_streams(poller, streams, bool(pending))
-        supervisor = self._supervisor
         for fd in (supervisor.pidfd,) if self._threaded else (supervisor.pidfd, supervisor.mailbox.fd):
+            poller.register(fd, select.POLLIN)
+        watched = set(self._pump.watched())
+        for fd in watched:
             poller.register(fd, select.POLLIN)
         while True:
             try:
@@ -7778,62 +7916,37 @@ class Process:
                 timeout = min(50, timeout or 50)
             if due is not None:
                 timeout = due if timeout is None else min(due, timeout)
-            for fd, event in poller.poll(timeout):
-                if fd == supervisor.mailbox.fd:
-                    continue
-                if fd == supervisor.pidfd:
-                    return
-                number = streams[fd]
-                if number == 0:
-                    pending = self._write(pending)
-                    more = bool(pending)
-                else:
-                    more = self._read(fd, number)
-                if not more:
-                    poller.unregister(fd)
-                    if number == 0:
-                        self.stdin.close()
-
-    def _open_streams(self, poller, streams, has_input):
-        for number, stream in enumerate((self.stdin, self.stdout, self.stderr)):
-            if stream is None or stream.closed:
+            events = dict(poller.poll(timeout))
+            if supervisor.pidfd in events:
+                return
+            for fd in watched & set(events):
+                if events[fd] & select.POLLIN:
+                    self._pump.start()
+                    break
+                poller.unregister(fd)  # its end, with nothing in it
+                watched.discard(fd)
+            else:
                 continue
-            if number == 0 and not has_input:
-                stream.close()
-                continue
-            os.set_blocking(stream.fileno(), False)  # ours alone: the program has the other end
-            poller.register(stream, select.POLLIN if number else select.POLLOUT)
-            streams[stream.fileno()] = number
-
-    def _write(self, pending):
-        try:
-            return pending[os.write(self.stdin.fileno(), pending[:self.CHUNK]):]
-        except BlockingIOError:
-            return pending
-        except BrokenPipeError:
-            return pending[:0]  # it does not want more, which is its own affair
-
-    def _read(self, fd, number):
-        try:
-            block = os.read(fd, self.CHUNK)
-        except BlockingIOError:
-            return True
-        self._captured.setdefault(number, []).append(block)
-        return bool(block)
+            for fd in watched:
+                poller.unregister(fd)
+            watched = set()
 
     def _drain(self):
         """What is in the pipes when everything in the sandbox is dead: never waits."""
+        if not self._pump.end():
+            self._supervisor.error = self._supervisor.error or "somebody outside the sandbox holds its pipes"
+            return
         for number, stream in ((1, self.stdout), (2, self.stderr)):
             if stream is None or stream.closed:
                 continue
             os.set_blocking(stream.fileno(), False)
             left = fcntl.ioctl(stream.fileno(), FIONREAD, b"\0" * 4)  # not what others add meanwhile
             wanted = self._size(number) + int.from_bytes(left, sys.byteorder)
-            while self._size(number) < wanted and self._read(stream.fileno(), number):
+            while self._size(number) < wanted and self._pump.read(stream.fileno(), number):
                 continue
 
     def _size(self, number):
-        return sum(len(block) for block in self._captured.get(number, ()))
+        return sum(map(len, self._pump.captured[number]))
 
     def _exit(self):
         supervisor = self._supervisor
@@ -7850,7 +7963,7 @@ class Process:
             error = "the exit status was taken by another waiter of the host, or SIGCHLD is ignored"
         return Result(
             exit_code=code, signal=signum, reason=reason, error=error,
-            stdout=b"".join(self._captured.get(1, ())), stderr=b"".join(self._captured.get(2, ())),
+            stdout=b"".join(self._pump.captured[1]), stderr=b"".join(self._pump.captured[2]),
             duration=supervisor.ended - supervisor.begun, denials=tuple(supervisor.denials),
             audits=tuple(supervisor.audits), policy_errors=tuple(supervisor.faults),
             missing_paths=supervisor.launching.missing_paths, unenforced=supervisor.launching.unenforced,

@@ -1,6 +1,8 @@
 """max_memory: of the whole tree, in every kind of memory; SPEC.md 2 and 4."""
 import os
 import sys
+import tempfile
+import threading
 import time
 
 import pytest
@@ -256,8 +258,43 @@ def test_shared_memory_that_nobody_can_tell_of_in_time_counts_whole(monkeypatch)
         return open(path, *args)
     before = snapshot()
     monkeypatch.setattr(sandlock, "open", slow, raising=False)
+    monkeypatch.setattr(sandlock, "_all_shared_memory", lambda: 62 << 20)  # at the most there is so much
+    assert box(max_memory="110M").run([sys.executable, "-S", "-c", SHARING], timeout=60).stdout == b"now\nheld\nheld\n"
+    monkeypatch.setattr(sandlock, "_all_shared_memory", lambda: 1 << 40)
     killed = box(max_memory="110M").run([sys.executable, "-S", "-c", SHARING], timeout=60)
     assert killed.stdout.count(b"held") < 2 and killed.denials[-1].field == "max_memory"
     ended = box(max_memory="500M").run([sys.executable, "-S", "-c", SHARING.replace("sleep(1)", "sleep(40)")], timeout=2)
     assert ended.reason == sandlock.ExitReason.TIMEOUT and ended.stdout == b"now\n" and ended.duration < 15 and not ended.error
     assert eventually(lambda: clean(before))
+
+
+TABLES = """
+import mmap, time
+m = mmap.mmap(-1, 1 << 36, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
+for at in range(0, 1 << 36, 2 << 20): m[at]
+time.sleep(1)
+print("held")
+"""
+
+
+def test_page_tables_count():
+    assert box(max_memory="400M").run([sys.executable, "-S", "-c", TABLES], timeout=60).stdout == b"held\n"
+    killed = box(max_memory="64M").run([sys.executable, "-S", "-c", TABLES], timeout=60)
+    assert killed.exit_code == -9 and killed.denials[-1].field == "max_memory", killed
+
+
+def test_threads_and_files_of_a_tmpfs_count(tmp_path):
+    own = sandlock._Memory.of(os.getpid())
+    stop = threading.Event()
+    threads = [threading.Thread(target=stop.wait) for _ in range(8)]
+    [thread.start() for thread in threads]
+    kernels = 8 * sandlock._Memory.THREAD_BYTES
+    mapped = 8 * (threading.stack_size() or 1 << 16)
+    assert sandlock._Memory.of(os.getpid()) >= own + kernels + mapped
+    stop.set()
+    if os.path.ismount("/dev/shm") and os.statvfs("/dev/shm").f_files:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            before = sandlock._Memory._used(folder)
+            for i in range(500):
+                open(os.path.join(folder, str(i)), "w").close()
+            assert sandlock._Memory._used(folder) >= before + 400 * 1024  # others may remove some meanwhile

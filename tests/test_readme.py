@@ -55,6 +55,8 @@ def test_recipe(folder, title, language, code):
         pytest.skip("not installed: make")
     expected = re.findall(r"^# -> (.*)$", code, re.M)
     code = code.replace("api.example.org:443", "localhost:" + (folder / "port").read_text())
+    if "LD_LIBRARY_PATH" in os.environ:  # of as_user.sh
+        code = code.replace("clean_env=True", "clean_env=True, env={'LD_LIBRARY_PATH': %r}" % os.environ["LD_LIBRARY_PATH"])
     plain = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
     (folder / "bin").mkdir()
     for name, target in (("python3", sys.executable if language == "python" else plain),):

@@ -11,7 +11,7 @@ import pytest
 
 import sandlock
 from sandlock import ExitReason, LaunchError, Sandbox, StdioMode, SYSTEM_PATHS
-from support import ROOT, rounds, box, clean, eventually, exists, python, requires_abi, requires_root, snapshot
+from support import ROOT, rounds, box, clean, compiled, eventually, exists, python, requires_abi, requires_root, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -446,3 +446,50 @@ def test_processes_may_be_asked_for_at_any_time():
             while process.poll() is None:
                 process.processes()
                 assert time.monotonic() < deadline
+
+
+HOLDS_PIPE = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static char junk[4096]; static const char *late;
+static void end(int n) { close(open(late, O_CREAT | O_WRONLY, 0600)); _exit(0); }
+int main(int n, char **a) {                       // splice(2) holds the pipe's lock while it waits for the socket
+    int s[2], pipe = atoi(a[2]); late = a[1];
+    signal(SIGALRM, end); alarm(60); write(1, "now\n", 4);
+    if (pipe == 0) pipe = open("/proc/self/fd/0", O_WRONLY);
+    socketpair(AF_UNIX, SOCK_STREAM, 0, s);
+    splice(s[0], 0, pipe, 0, 65536, 0);
+    return 0;
+}"""
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_a_pipe_that_the_program_holds_holds_nobody_else(tmp_path, held):
+    payload, before = compiled(HOLDS_PIPE), snapshot()
+    sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path])
+    command = [payload, str(tmp_path / "late"), str(held)]
+    if held:
+        result = sandbox.run(command, timeout=1)
+        assert result.reason == sandlock.ExitReason.TIMEOUT and result.stdout == b"now\n", result
+    with sandbox.popen(command, stdin=1, stdout=1) as process:
+        waiting = threading.Thread(target=lambda: process.wait(timeout=3))
+        waiting.start()
+
+        def uninterruptible():
+            tid = process._pump and process._pump.tid
+            return tid and (sandlock._proc_stat(tid) or [b""])[0] == b"D"
+        assert not held or eventually(uninterruptible)  # or the test tests nothing
+        waiting.join()
+        assert process.poll() == -9
+    with sandbox.popen(command, stdin=1, stdout=1) as process:
+        time.sleep(0.2)
+    process = sandbox.popen(command, stdin=1, stdout=1)
+    time.sleep(0.2)
+    del process
+    assert eventually(lambda: clean(before)) and not (tmp_path / "late").exists()
+    with sandbox.popen(["cat"], stdin=1, stdout=1) as process:  # the number of a thread that has ended is remembered by nobody
+        assert process._supervisor.pad_tid is None and process.communicate(b"x" * 200000)[0] == b"x" * 200000
