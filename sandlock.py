@@ -2221,10 +2221,11 @@ def _read_whole(request, at, size):
 
 
 def _read_string(request, address, limit):
-    """Bytes up to the NUL, in steps that end with a page; EFAULT, or ENAMETOOLONG past the limit."""
-    parts, size = [], 0
+    """Bytes up to the NUL, in growing steps that end with a page; EFAULT, or ENAMETOOLONG past the limit."""
+    parts, size, pages = [], 0, 1
     while size < limit:
-        step = min(_PAGE - (address + size) % _PAGE, limit - size)
+        step = min(pages * _PAGE - (address + size) % _PAGE, limit - size)
+        pages = min(2 * pages, 16)
         part = _read_memory(request.tid, address + size, step)
         text, nul, _ = part.partition(b"\0")
         parts.append(text)

@@ -777,6 +777,7 @@ def test_the_descriptors_of_waiting_calls_are_bounded_and_gone_at_the_end(other,
                       max_processes=500, policy_fn=lambda e, c: e.path_contains("hostname") and release.wait(60) and None)
     with sandbox.popen([payload], stdout=1) as process:
         assert eventually(lambda: process._supervisor.held.count >= (400 if other == "WAITING" else 128))
+        assert other == "LIMIT" or eventually(lambda: any("too many" in line for line in process._supervisor.faults), 50)
         time.sleep(0.5)
         assert len(os.listdir("/proc/self/fd")) < 3 * 256 + 64 + 60  # and what the broker keeps for each task
         assert other == "LIMIT" or process._supervisor.held.count <= 512

@@ -9,7 +9,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS, Verdict
-from support import box, clean, compiled, eventually, requires_abi, snapshot
+from support import THIN, box, clean, compiled, eventually, requires_abi, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -47,10 +47,10 @@ int main(int n, char **a) {
     struct rlimit as = {4L << 30, 4L << 30}; setrlimit(RLIMIT_AS, &as);
     how = a[1]; mib = atol(a[2]); int children = n > 3 ? atoi(a[3]) : 0, failed = 0, s;
     if (!children) { int r = eat(); puts(r == 0 ? "ok" : r == 1 ? "ENOMEM" : strerror(errno)); return 0; }
-    for (int i = 0; i < children; i++) { if (fork() == 0) { int r = eat(); usleep(600000); _exit(r); } }
+    for (int i = 0; i < children; i++) { if (fork() == 0) { int r = eat(); usleep(%d); _exit(r); } }
     while (wait(&s) > 0) failed += s != 0;
     printf("%d\n", failed); return 0;
-}"""
+}""".replace("%d); _exit", "%d); _exit" % (6000000 if THIN >= 100 else 600000))
 
 
 def limited(limit, *args, **fields):

@@ -285,7 +285,7 @@ static void *unmapper(void *x) {
 static void *caller(void *x) { for (int i = 0; i < 40; i++) each((long)x % 14); return 0; }
 int main(int n, char **a) {
     int count = atoi(a[2]); port = n > 3 ? atoi(a[3]) : 0; close(open("f", O_CREAT | O_WRONLY, 0600));
-    alarm(80);
+    alarm(180);
     setvbuf(stdout, 0, _IOLBF, 0);
     if (!strcmp(a[1], "signals") || !strcmp(a[1], "restarting")) {
         struct sigaction sa = {0}; sa.sa_handler = hit; sa.sa_flags = *a[1] == 'r' ? SA_RESTART : 0; sigaction(SIGVTALRM, &sa, 0); sigaction(SIGUSR1, &sa, 0);
