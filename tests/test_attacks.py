@@ -639,7 +639,7 @@ os.closerange(3, 1000)  # what this host was given itself
 os.close(0); os.open("/dev/null", 0)
 for n in (1, 2): os.dup2(0, n)
 thread = threading.Thread(target=fork); thread.start()
-for _ in range(150):
+for _ in range(%d):
     with Sandbox(fs_readable=SYSTEM_PATHS).popen(["true"]) as p: p.wait()
 stop.append(1); thread.join()
 os._exit(9 if any(bad) else 0 if bad else 8)
@@ -647,7 +647,7 @@ os._exit(9 if any(bad) else 0 if bad else 8)
 
 
 def test_a_fork_of_the_host_never_takes_a_listener_or_death_pipe_along():
-    code = FORKING_HOST % os.path.dirname(sandlock.__file__)
+    code = FORKING_HOST % (os.path.dirname(sandlock.__file__), max(15, rounds(150)))
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120).returncode == 0
 
 
