@@ -6107,7 +6107,15 @@ class _Memory:
         def late(pid):
             return counts[pid] > self.FEW_DESCRIPTORS and time.monotonic() > deadline
         for pid in sorted(counts, key=counts.get):
-            for name in () if late(pid) else _listed("/proc/%d/fd" % tasks[pid]):
+            try:
+                names = () if late(pid) else os.listdir("/proc/%d/fd" % tasks[pid])
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended
+            except OSError as e:
+                self._kill(pid, "its descriptors cannot be looked at: %s" % e.strerror, 0)
+                del tasks[pid]
+                continue
+            for name in names:
                 if late(pid):
                     break
                 try:
@@ -6129,8 +6137,8 @@ class _Memory:
         return touched if smaps is None else _shared_memory(smaps, counted)
 
     def _smaps(self, pid, deadline):
-        """proc_pid_smaps(5), b"" where it has ended, or None past the deadline: each page of it waits for the
-        process, for as long as that likes. So another thread reads, one at a time."""
+        """proc_pid_smaps(5), b"" where it has ended, or None where nobody can tell or past the deadline: each page
+        of it waits for the process, for as long as that likes. So another thread reads, one at a time."""
         if not self.reading.acquire(False):
             return None
         told, parts = queue.SimpleQueue(), []
@@ -6142,8 +6150,10 @@ class _Memory:
                 with open("/proc/%d/smaps" % pid, "rb", 0) as file:
                     while (not parts or parts[-1]) and time.monotonic() < deadline:
                         parts.append(file.read(1 << 16))
+            except (FileNotFoundError, ProcessLookupError):
+                parts[:] = [b""]  # it ended
             except OSError:
-                parts[:] = [b""]
+                parts[:] = [b"?"]  # not to be looked at
             self.reading.release()
             told.put(b"".join(parts) if parts and not parts[-1] else None)
         try:
@@ -7658,9 +7668,9 @@ class _Pump:
     def start(self):
         """Where there is no thread for it the run ends, with that as its error."""
         with _SignalsBlocked():
-            self._mailbox = _Mailbox()
             self._running.acquire()
             try:
+                self._mailbox = _Mailbox()
                 _start_thread(self._serve)
             except Exception as e:
                 self._running.release()

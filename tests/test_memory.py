@@ -268,6 +268,27 @@ def test_shared_memory_that_nobody_can_tell_of_in_time_counts_whole(monkeypatch)
     assert eventually(lambda: clean(before))
 
 
+@pytest.mark.parametrize("what", ["smaps", "fd"])
+def test_memory_that_may_not_be_looked_at_is_not_taken_for_none(what, monkeypatch):
+    """Of a process that is not dumpable an ordinary user is told neither."""
+    def shut(function):
+        def look(path, *args):
+            if str(path).startswith("/proc/") and str(path).endswith(what) and str(os.getpid()) not in str(path):
+                raise PermissionError(13, "Permission denied", path)
+            return function(path, *args)
+        return look
+    code = SHARING if what == "smaps" else MANY.replace("memfd_create(\"x\")", "memfd_create(\"x\"); time.sleep(0.5)")
+    command = [sys.executable, "-S", "-c", code, "10"]
+    assert box(max_memory="110M").run(command, timeout=60).stdout.endswith(b"held\n")
+    monkeypatch.setattr(sandlock, "_all_shared_memory", lambda: 1 << 40)
+    if what == "smaps":
+        monkeypatch.setattr(sandlock, "open", shut(open), raising=False)
+    else:
+        monkeypatch.setattr(os, "listdir", shut(os.listdir))
+    killed = box(max_memory="110M").run(command, timeout=60)
+    assert killed.stdout.count(b"held") < 2 - (what == "fd") and killed.denials[-1].field == "max_memory", killed
+
+
 TABLES = """
 import mmap, time
 m = mmap.mmap(-1, 1 << 36, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
@@ -284,13 +305,12 @@ def test_page_tables_count():
 
 
 def test_threads_and_files_of_a_tmpfs_count(tmp_path):
-    own = sandlock._Memory.of(os.getpid())
     stop = threading.Event()
     threads = [threading.Thread(target=stop.wait) for _ in range(8)]
     [thread.start() for thread in threads]
-    kernels = 8 * sandlock._Memory.THREAD_BYTES
-    mapped = 8 * (threading.stack_size() or 1 << 16)
-    assert sandlock._Memory.of(os.getpid()) >= own + kernels + mapped
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandlock._Memory, "THREAD_BYTES", 1 << 40)
+        assert sandlock._Memory.of(os.getpid()) >= 9 << 40
     stop.set()
     if os.path.ismount("/dev/shm") and os.statvfs("/dev/shm").f_files:
         with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:

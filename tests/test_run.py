@@ -499,3 +499,19 @@ def test_a_pipe_that_the_program_holds_holds_nobody_else(tmp_path, held):
     assert eventually(lambda: clean(before)) and not (tmp_path / "late").exists()
     with sandbox.popen(["cat"], stdin=1, stdout=1) as process:  # the number of a thread that has ended is remembered by nobody
         assert process._supervisor.pad_tid is None and process.communicate(b"x" * 200000)[0] == b"x" * 200000
+
+
+ADOPTING = """
+import ctypes, sys
+sys.path.insert(0, %r)
+from sandlock import Sandbox, SYSTEM_PATHS
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER, as PID 1 of a container is one
+result = Sandbox(fs_readable=SYSTEM_PATHS, max_processes=8).run(
+    ["sh", "-c", "i=0; while [ $i -lt 40 ]; do (true &); sleep 0.02; i=$((i+1)); done; echo done"])
+print(result.stdout, result.stderr, len(result.denials))
+"""
+
+
+def test_ended_orphans_that_the_host_adopts_do_not_count():
+    host = subprocess.run([sys.executable, "-c", ADOPTING % os.path.dirname(sandlock.__file__)], stdout=subprocess.PIPE, timeout=100)
+    assert host.stdout == b"b'done\\n' b'' 0\n"
