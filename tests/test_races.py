@@ -398,8 +398,8 @@ def test_a_storm_of_a_thousand_execs(tmp_path):
 
 def test_arguments_of_a_mebibyte_exhaust_nobody(tmp_path):
     code = ("import os, sys, threading\nwords = ['true'] + ['x' * 100000] * 10\ngood = []\n"
-            "def go():\n    for _ in range(10):\n        good.append(os.spawnv(os.P_WAIT, '/bin/true', words) == 0)\n"
-            "ts = [threading.Thread(target=go) for _ in range(8)]\nfor t in ts: t.start()\nfor t in ts: t.join()\nprint(sum(good))")
+            "def go():\n    for _ in range(%d):\n        good.append(os.spawnv(os.P_WAIT, '/bin/true', words) == 0)\n"
+            "ts = [threading.Thread(target=go) for _ in range(8)]\nfor t in ts: t.start()\nfor t in ts: t.join()\nprint(sum(good))" % rounds(10))
     sizes, before = [], snapshot()
     result = Sandbox(fs_readable=SYSTEM_PATHS, policy_fn=lambda e, c: sizes.append(sum(map(len, e.argv or ()))), policy_events=["execve"]).run([sys.executable, "-S", "-c", code], timeout=100)
-    assert result.stdout == b"80\n" and sizes.count(1000004) == 80 and eventually(lambda: clean(before)), result
+    assert int(result.stdout) == sizes.count(1000004) == 8 * rounds(10) and eventually(lambda: clean(before)), result

@@ -282,7 +282,7 @@ def test_32_threads_run_20_sandboxes_each():
     sandbox, before, bad = box(), snapshot(), []
 
     def work(number):
-        for i in range(20):
+        for i in range(rounds(20)):
             word = b"%d-%d" % (number, i)
             result = sandbox.run(["cat"], input=word)
             if not result.success or result.stdout != word:
