@@ -615,7 +615,7 @@ class Policy(_Record):
         if self.policy_fn is not None:
             raise PolicyError("policy_fn", self.policy_fn, "a callback cannot be written to a file")
         values = {name: dict(value) if name == "env" else value for name, value in self._changed().items()}
-        aside = "%s.%d.new" % (path, os.getpid())
+        aside = "%s.%d.new" % (os.fsdecode(path), os.getpid())
         try:
             with open(aside, "x", encoding="utf-8") as file:
                 file.write(json.dumps(values, indent=2) + "\n")
@@ -2358,7 +2358,8 @@ class _Call:
     `event`: fields of the SyscallEvent. `refusal`: (errno, reason, policy field) of a static rule,
     or None. `act`: does it and returns the reply, _ANSWERED, or None when somebody goes on with it.
     `where`: anywhere, on the broker's thread, or, if it may block, on a worker; both are confined.
-    `fds`: closed when the call is over.
+    `fds`: closed when the call is over. `told_as`: the family in a Denial, where it has none that a
+    callback may ask for.
     """
     # what it is about
     address = None      # (version, number) of a network peer, for the live rules
@@ -2372,7 +2373,6 @@ class _Call:
     # what is told of it
     failed = False      # the kernel has refused it, or will
     needs = ()          # (policy field, value) that would allow it, where something has to
-    told_as = None      # the family in a Denial, where it has none
     silent = False      # goes by the callback's thread without asking it
     # how it acts
     sock, datagram = None, False  # its socket; whether that is one for datagrams
@@ -2385,9 +2385,10 @@ class _Call:
     worker = None       # thread that acts
     interrupted, seen_pending = False, 0  # by _interrupt(); the score of _interrupt_waits(), which does at 2
 
-    def __init__(self, request, family, act, refusal=None, where=_BROKER, fds=(), **event):
+    def __init__(self, request, family, act, refusal=None, where=_BROKER, fds=(), told_as=None, **event):
         self.request, self.family, self.act, self.refusal = request, family, act, refusal
         self.where, self.fds, self.event = where, list(fds), event
+        self.told_as = family or told_as
 
     def look_closer(self, sup):
         """What fs_denied and deny_path compare besides the names; where there are none it is spared. What
@@ -2793,7 +2794,7 @@ def _unseen_socket_call(sup, request, family, sockaddr):
     address meanwhile: judged for every kind of socket that it could be. Not for a socket file: what
     its path leads to could be changed by others."""
     sup.listener.check(request)
-    call = _Call(request, family, None, where=_ANYWHERE)
+    call = _Call(request, family, None, where=_ANYWHERE, told_as="sendto")
     call.act = lambda: sup.on_supervisor(request, lambda: _continue_if_private(sup, call))
     domain, = struct.unpack_from("=H", sockaddr)
     if domain == AF_UNIX and sockaddr[2:3] not in (b"", b"\0"):
@@ -2854,7 +2855,7 @@ def _shares_memory(sup, request):
         return "has other threads"
     if not fields or request.tid in sup.census.sharers or sup.census.sharers and int(fields[6]) & PF_FORKNOEXEC:
         return "may share its memory with another"
-    if sup.may_write("/proc/%d/mem" % request.tid):
+    if sup.grants("fs_writable", "/proc/%d/mem" % request.tid):
         return "can be written to through /proc"
     private = []
     with open("/proc/%d/maps" % request.tid, "rb") as file:
@@ -3085,8 +3086,7 @@ def _on_watch(sup, request):
     """inotify_add_watch(2), which Landlock does not judge although it tells names and events: only
     where reading is allowed, which opening the very object asks the kernel."""
     name, mask = _read_path(request, request.args[1]), request.args[2] & 0xffffffff
-    call = _Call(request, None, None)
-    call.told_as = "openat"
+    call = _Call(request, None, None, told_as="openat")
     with call:
         target = _Path(sup, call, AT_FDCWD, name).find(
             (os.O_NOFOLLOW if mask & IN_DONT_FOLLOW else 0) | (os.O_DIRECTORY if mask & IN_ONLYDIR else 0))
@@ -3154,7 +3154,7 @@ def _on_sendmmsg(sup, request):
                 raise
             return _return(sent)
         if call.message is None:
-            return _unseen_messages(sup, call, fd, headers, count)
+            return _return(sent) if sent else _unseen_messages(sup, call, fd, headers, count)
         if sup.asks("sendto"):
             return sup.judge(call)
         call.message.patient = not sent
@@ -3166,16 +3166,16 @@ def _on_sendmmsg(sup, request):
 
 def _unseen_messages(sup, first, fd, headers, count):
     """All are judged, then the kernel sends them by itself. With a callback only one can be."""
-    calls = [first] + [_message_call(sup, _Message(first.request, first.request.args[3]).read(
-        sup, headers + i * (_MSGHDR.size + 8)), fd) for i in range(1, count)]
     if count > 1 and sup.asks("sendto"):
         raise _NoDescriptor(errno.EPERM, "several messages in a call cannot be judged where "
                             "pidfd_getfd(2) is refused")
-    for call in calls[1:]:
+    for i in range(1, count):
+        call = _message_call(sup, _Message(first.request, first.request.args[3]).read(
+            sup, headers + i * (_MSGHDR.size + 8)), fd)
         refusal = sup.last_denial(call)
         if refusal:
-            sup.refuse_call(call, *refusal)
-            return None
+            return sup.refused(call, *refusal)
+        call.close()
     return sup.judge(first)
 
 
@@ -3198,13 +3198,14 @@ def _message_call(sup, message, fd, mmsghdr=None):
         else:
             try:
                 sock = sup.broker.tasks.descriptor(request.task, fd)
+                call = _Call(request, None, lambda: act(call, sock, b""), fds=[sock], told_as="sendto")
             except _NoDescriptor:  # connected, or the kernel refuses it
-                return _unseen_socket_call(sup, request, None, struct.pack("=H", AF_NETLINK))
-            call = _Call(request, None, lambda: act(call, sock, b""), fds=[sock])
+                call = _unseen_socket_call(sup, request, None, struct.pack("=H", AF_NETLINK))
     except BaseException:
         message.close()
         raise
     if not call.fds:
+        message.close()
         return call  # the kernel's to send
     call.message = message
     call.fds.extend(message.fds)
@@ -3685,7 +3686,7 @@ class _Path:
         self.call.identify(os.fstat(parent))
         self.call.needs = ("fs_writable", os.fsdecode(where)),
         self.call.child = (parent, last or b"/")
-        self.call.failed = not self.sup.may_write(self.call.event["path"])
+        self.call.failed = not self.sup.grants("fs_writable", self.call.event["path"])
         return parent, self.name[self.name.rindex(last):] if last else b"/"
 
     def tell(self, path, info):
@@ -3763,6 +3764,7 @@ class _Opening(_Path):
         elif self.temporary:
             call.wants_status = True
             call.act = lambda: self._make(_link_to(fd), AT_FDCWD, flags & ~os.O_NOFOLLOW)
+            self._foretell()
         elif kind in (stat.S_IFREG, stat.S_IFDIR):
             self._regular(fd, path)
         else:
@@ -3835,6 +3837,11 @@ class _Opening(_Path):
         link = ctypes.create_string_buffer(_link_to(fd))
         flags = self._flags_of_reopening() | os.O_CLOEXEC
         self.call.act, self.call.where = act, _WORKER
+        self._foretell()
+
+    def _foretell(self):
+        """What the kernel would say, for the event, where it is asked after the verdict only."""
+        self.call.failed = not all(self.sup.grants(*need) for need in self.call.needs)
 
     def _open_hosts(self):
         opened = self.sup.hosts.open(self.walker)
@@ -3866,6 +3873,7 @@ class _Opening(_Path):
         self.call.event["path"] = os.fsdecode(os.path.join(path, last))
         self.call.identify(os.fstat(parent))
         self.call.needs = ("fs_writable", os.fsdecode(path)),
+        self._foretell()
         self.call.wants_status = True
         self.call.act = lambda: self._make(last, parent, self.flags | os.O_EXCL | os.O_NOFOLLOW)
 
@@ -4260,7 +4268,7 @@ def _prepare_do(path, row, flags, rest):
         call.act, call.where = (lambda: _CONTINUE), _ANYWHERE
     elif row.act is _do_truncate:  # may wait for whoever has a lease on the file
         call.where, call.wants_status = _WORKER, True
-        call.failed = not path.sup.may_write(call.event["path"])
+        call.failed = not path.sup.grants("fs_writable", call.event["path"])
         call.needs = ("fs_writable", call.event["path"]),
 
 
@@ -4820,7 +4828,7 @@ class _Broker:
         self._lock = _thread.allocate_lock()  # guards _idle and _closing
         self._idle, self._workers, self._ended_workers, self._closing = 0, 0, [], False
         self._pool = queue.SimpleQueue()
-        self.faults = []      # text of what failed on the thread, for the Result
+        self.fault = None     # text of what failed first on the thread, for the Result
         self.mailbox = _Mailbox()
         self.tasks = _Tasks()
         self.tid = None
@@ -4858,7 +4866,7 @@ class _Broker:
                         else:  # HUP: no task is left under the filter
                             self._poller.unregister(fd)
                     except Exception as e:  # the oracle must outlive whatever a request does to it
-                        self.faults.append(repr(e))
+                        self.fault = self.fault or repr(e)
         finally:
             self.mailbox.finish()
             self.tasks.close()
@@ -4945,7 +4953,7 @@ class _Broker:
 
     def _fail(self, sup, call, why):
         self.waits.discard(call)
-        sup.fault("%s: %s" % (call.family, why))
+        sup.fault("%s: %s" % (call.told_as, why))
         sup.complete(call, lambda: _refuse(errno.EAGAIN))
 
     def _work(self, sup, call):
@@ -5436,10 +5444,6 @@ class _Supervisor:
             if call.seen_pending >= 2 or not self._waits(call.request):
                 _interrupt(call)
 
-    def may_write(self, path):
-        """Whether fs_writable covers a path: for the event. The kernel has the last word."""
-        return any(_is_beneath(path, top) for top in self.writable)
-
     # -- requests, on the broker's thread ----------------------------------------------------------
 
     def asks(self, family):
@@ -5591,7 +5595,7 @@ class _Supervisor:
         elif call.family in self.asked or call.silent:
             self.callback.submit(call)
         elif call.fds and not self.held.take(call):
-            self.fault("%s: too many calls wait already" % (call.family or "sendmsg"))
+            self.fault("%s: too many calls wait already" % call.told_as)
             self.refuse_call(call, errno.EAGAIN, "too many calls wait", None)
         else:
             self.settle(call)
@@ -5605,7 +5609,7 @@ class _Supervisor:
         try:
             go_on(call)
         except Exception as e:
-            self.error = self.error or "%s could not be judged: %r" % (call.family, e)
+            self.error = self.error or "%s could not be judged: %r" % (call.told_as, e)
             call.close()
             self.listener.reply(call.request, _refuse(errno.EPERM))
 
@@ -5700,7 +5704,7 @@ class _Supervisor:
         except OSError as e:
             reply = _refuse(e.errno or errno.EPERM)
         except Exception as e:
-            self.error = self.error or "%s failed: %r" % (call.family, e)
+            self.error = self.error or "%s failed: %r" % (call.told_as, e)
         if reply is not None:
             if self.policy.explain and reply is not _ANSWERED:
                 self.explain(call, -reply[1])
@@ -5731,8 +5735,7 @@ class _Supervisor:
 
     def event(self, call, denied):
         task = call.request.task or _Task(call.request.tid, call.request.tid, 0)
-        family = call.family or call.told_as
-        return SyscallEvent(syscall=family, category=_CATEGORY_OF[family], denied=denied,
+        return SyscallEvent(syscall=call.told_as, category=_CATEGORY_OF[call.told_as], denied=denied,
                             pid=task.process, parent_pid=task.parent, **call.event)
 
     def record(self, lines, line):
@@ -5754,7 +5757,7 @@ class _Supervisor:
         if error in (0, errno.EINPROGRESS):  # of a connect that does not wait
             self.use(call.needs, call.event.get("path"))
         elif error in (errno.EACCES, errno.EPERM, errno.EXDEV):
-            missing = [field for field, value in call.needs if not self._grants(field, value)]
+            missing = [field for field, value in call.needs if not self.grants(field, value)]
             if missing:
                 self.deny(call, "not granted", missing[0])
             elif error != errno.EXDEV and not only_grants:
@@ -5769,7 +5772,8 @@ class _Supervisor:
                 if self.used_bytes > self.KEPT_BYTES:
                     self.fault("explain: more was used than is kept of it")
 
-    def _grants(self, field, value):
+    def grants(self, field, value):
+        """Whether the policy's field covers a path, endpoint or port: for what is told. The kernel has the last word."""
         if field == "net_allow":
             return True  # judged already
         if field == "net_allow_bind":
@@ -5907,8 +5911,8 @@ class _Supervisor:
         if self.walker:
             self.walker.close()
             self.walker = None
-        if self.broker.faults:
-            self.error = self.error or "the broker failed: " + self.broker.faults[0]
+        if self.broker.fault:
+            self.error = self.error or "the broker failed: " + self.broker.fault
         try:
             self._close_listener()
             self.launching.finish()
@@ -6297,6 +6301,9 @@ class _Unsupervised(_Supervisor):
         except BaseException:
             self.abandon()
             raise
+
+    def if_member(self, pid, act, otherwise):
+        return act() if int(_task_status(pid).get("Tgid", 0)) in _descendants(self.pid) else otherwise
 
     def _confine(self):
         """In the child, before its exec."""
@@ -6867,16 +6874,17 @@ class PolicyContext:
     def restrict_pid_network(self, pid, ips):
         """A tighter list for one process and all its threads, until it ends."""
         ranges = _address_ranges("restrict_pid_network", ips)
+        _integer("restrict_pid_network", pid)
         try:
-            pidfd = _pidfd_open(_integer("restrict_pid_network", pid))
+            pidfd = _pidfd_open(pid)
+            try:
+                if not self._sup.is_member(pid):
+                    raise ProcessLookupError(errno.ESRCH, "it is not in the sandbox")
+            except BaseException:
+                os.close(pidfd)
+                raise
         except OSError as e:
             raise PolicyFnError("restrict_pid_network: %d: %s" % (pid, e)) from e
-        try:
-            if not self._sup.is_member(pid):
-                raise PolicyFnError("restrict_pid_network: %d is not in the sandbox" % pid)
-        except (OSError, PolicyFnError) as e:
-            os.close(pidfd)
-            raise e if isinstance(e, PolicyFnError) else PolicyFnError("restrict_pid_network: %s" % e)
         with self._lock:
             for other, (ended, _) in list(self._overrides.items()):
                 if other == pid or _is_readable(ended):
@@ -7300,7 +7308,6 @@ class _Launch:
 
     def _enter_cwd(self, actions):
         """The directory is opened now, so that its errors are told apart from the command's."""
-        self.unshared_cwd = None
         if self.policy.cwd is None:
             return
         try:
@@ -7310,8 +7317,8 @@ class _Launch:
         self.fds.append(fd)
         if hasattr(_libc, "posix_spawn_file_actions_addfchdir_np"):  # glibc 2.29, musl 1.1.24
             _check(_libc.posix_spawn_file_actions_addfchdir_np(actions, fd))
-        else:
-            self.unshared_cwd = fd
+        else:  # before the filter, which refuses unshare(2)
+            self.steps_program += [("cwd", "unshare", (CLONE_FS,)), ("cwd", "fchdir", (fd,))]
 
     def prepare_process(self, pid, prlimit):
         """By the supervisor, while the first exec is held: limits, death pipe, terminal."""
@@ -7430,11 +7437,6 @@ def _spawn(launch, listener, tell):
     failed = _own_descriptors(launch) or _raw(_NR["close"], listener)
     if failed:
         return LaunchError("close_range", -failed)
-    if launch.unshared_cwd is not None:
-        failed = (_raw(_NR["unshare"], CLONE_FS)
-                  or _raw(_NR["fchdir"], launch.unshared_cwd))
-        if failed:
-            return LaunchError("cwd", -failed, launch.policy.cwd)
     worst = None
     for path in launch.candidates:
         error = _posix_spawn(launch, os.fsencode(path))
@@ -7789,10 +7791,11 @@ class Process:
         return "<Process %d: %s>" % (self.pid, "running" if self.poll() is None else "ended")
 
     def poll(self):
-        """The exit code if the run has ended (-N: signal N), else None."""
+        """The exit code if the run has ended (-N: signal N; 125 where the host lost it, see Result.error), else None."""
         if self._supervisor.finished.locked():
             return None
-        return self._exit()[0]
+        code = self._exit()[0]
+        return 125 if code is None else code
 
     def wait(self, timeout=None):
         """Waits for the end and returns the Result, with what is left in the pipes.

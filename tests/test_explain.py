@@ -147,7 +147,7 @@ def test_a_profile_comes_back_as_it_was(tmp_path):
                     env={"A": "b"}, clean_env=True, policy_events=["network"], explain=True, user=0, extra_deny_syscalls=["sync"])
     policy.to_file(tmp_path / "p.json")
     assert Policy.from_file(tmp_path / "p.json") == policy and Policy.from_file(str(tmp_path / "p.json")).max_memory == 1 << 30
-    Policy().to_file(tmp_path / "p.json")
+    Policy().to_file(os.fsencode(tmp_path / "p.json"))
     assert json.loads((tmp_path / "p.json").read_text()) == {} and Policy.from_file(tmp_path / "p.json") == Policy()
     with pytest.raises(PolicyError, match="callback"):
         Policy(policy_fn=print).to_file(tmp_path / "p.json")

@@ -393,6 +393,17 @@ def test_a_list_for_one_process():
             assert one.connect("127.0.0.1", port) == "ECONNREFUSED"  # tighter, never wider
 
 
+def test_a_list_for_one_process_without_a_supervisor(monkeypatch):
+    monkeypatch.setattr(sandlock, "_kernel_flags", lambda: sandlock._KernelFlags(marks_ranges=True))
+    with box(best_effort=True).popen(["sleep", "20"]) as process:
+        process.policy.restrict_pid_network(process.pid, [])
+        begun = time.monotonic()
+        with pytest.raises(PolicyFnError, match="not in the sandbox"):
+            process.policy.restrict_pid_network(os.getpid(), [])
+        assert time.monotonic() - begun < 5
+        process.kill()
+
+
 def test_an_override_ends_with_its_process():
     seen = []
 

@@ -417,6 +417,50 @@ DESCRIPTORS = """if True:
     except BrokenPipeError: print('EPIPE')"""
 
 
+FLOOD_OF_DESCRIPTORS = """if True:
+    import array, os, socket, sys, threading, time
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); a.setblocking(False)
+    try:
+        while True: a.send(b'x')
+    except BlockingIOError: a.setblocking(True)
+    errors, fds = [], array.array('i', [0] * 250)
+    def go():
+        try: a.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        except OSError as e: errors.append(e.errno)
+    for _ in range(4): threading.Thread(target=go, daemon=True).start()
+    end = time.time() + 20
+    while len(errors) < 2 and time.time() < end: time.sleep(0.01)
+    print(*errors, flush=True); os._exit(0)"""
+
+
+def test_too_many_descriptors_on_their_way_are_refused_and_told():
+    before = snapshot()
+    result = box(net_allow=["unix://"]).run([sys.executable, "-S", "-c", FLOOD_OF_DESCRIPTORS])
+    assert result.stdout == b"11 11\n" and result.error is None and len(result.policy_errors) == 2, result
+    assert eventually(lambda: clean(before))
+
+
+def test_a_message_of_an_unseen_socket_leaves_no_descriptor(monkeypatch):
+    """Where pidfd_getfd(2) is refused for the socket after what it sends was copied."""
+    real = sandlock._Tasks.descriptor
+
+    def descriptor(self, task, fd):
+        if fd == 100:
+            raise sandlock._NoDescriptor(1, "not this one")
+        return real(self, task, fd)
+    code = ("import array, os, socket, threading\na, b = socket.socketpair(); os.dup2(a.fileno(), 100); c = socket.socket(fileno=100)\n"
+            "if %d: threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+            "for _ in range(20):\n    try: print(c.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [0, 1]))]))\n    except OSError as e: print(-e.errno)\n"
+            "import sys; sys.stdout.flush(); os._exit(0)")
+    monkeypatch.setattr(sandlock._Tasks, "descriptor", descriptor)
+    for threads, answer, denials in ((0, b"1", 0), (1, b"-1", 20)):
+        before = snapshot()
+        result = box(net_allow=["unix://"]).run([sys.executable, "-S", "-c", code % threads])
+        assert result.stdout.split() == [answer] * 20 and result.error is None, result
+        assert [(d.event.syscall, "other threads" in d.reason) for d in result.denials] == [("sendto", True)] * denials
+        assert eventually(lambda: clean(before))
+
+
 def test_descriptors_pass_on_stream_sockets():
     for fields in ({}, {"net_allow": ["udp://127.0.0.1:9"]}):  # with datagrams, sendmsg is done on behalf
         result = box(**fields).run([sys.executable, "-c", DESCRIPTORS, "10"], timeout=30)

@@ -217,8 +217,8 @@ def every(name):
 
 
 def attempts(script, tmp_path, **fields):
-    result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, **fields).run(
-        [sys.executable, "-S", "-c", TRY_ALL + script], timeout=60)
+    fields = dict(dict(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path), **fields)
+    result = Sandbox(**fields).run([sys.executable, "-S", "-c", TRY_ALL + script], timeout=60)
     assert result.exit_code == 0 and not result.error, result
     return result.stdout.decode().split()
 
@@ -572,6 +572,21 @@ def test_two_paths_are_two_events_source_first(tmp_path):
     assert got[:3] == ["ok", "ok", "EEXIST"] and got[3] in ("EACCES", "EXDEV"), got
     assert seen == [("renameat", "f", False), ("renameat", "f2", False), ("linkat", "g", False), ("linkat", "g2", False), ("renameat", "g", False), ("renameat", "no", False),
                     ("renameat", "hostname", True), ("renameat", "h", False)]
+
+
+def test_an_event_tells_what_the_kernel_will_refuse(tmp_path):
+    """Also of opens that are done after the verdict only."""
+    (tmp_path / "in").mkdir()
+    seen = {}
+
+    def judge(event, ctx):
+        if event.syscall in ("openat", "mkdirat", "truncate"):
+            seen[event.path] = event.denied
+    places = [os.path.join(top, name) for top in (str(tmp_path), str(tmp_path / "in")) for name in ("new", "emptied", "made")]
+    (tmp_path / "emptied").write_text("x"), (tmp_path / "in" / "emptied").write_text("x")
+    script = "for top in (%r, %r): print(ok(opened, top + '/new', os.O_CREAT | os.O_WRONLY), ok(opened, top + '/emptied', os.O_TRUNC | os.O_WRONLY), ok(os.mkdir, top + '/made'))" % (str(tmp_path), str(tmp_path / "in"))
+    assert attempts(script, tmp_path, fs_readable=SYSTEM_PATHS + (tmp_path,), fs_writable=[tmp_path / "in"], policy_fn=judge, policy_events=["file"]) == ["EACCES"] * 3 + ["ok"] * 3
+    assert [seen[path] for path in places] == [True] * 3 + [False] * 3, seen
 
 
 def test_the_limit_on_file_sizes_is_the_tasks(tmp_path):

@@ -339,6 +339,26 @@ def test_cwd_env_and_clean_env(monkeypatch):
     assert {n.split(b"=")[0] for n in names} <= {b"PATH", b"HOME", b"USER", b"TERM", b"LANG", b"ADDED"}
 
 
+def test_cwd_where_libc_cannot_change_it(monkeypatch, tmp_path):
+    """Before glibc 2.29 posix_spawn(3) knows no working directory."""
+    class Older:
+        def __getattr__(self, name):
+            if name.endswith("addfchdir_np"):
+                raise AttributeError(name)
+            return getattr(sandlock_libc, name)
+    sandlock_libc, here = sandlock._libc, os.getcwd()
+    monkeypatch.setattr(sandlock, "_libc", Older())
+    result = box(cwd=tmp_path).run(["pwd"])
+    assert result.stdout.strip() == os.fsencode(os.path.realpath(tmp_path)) and os.getcwd() == here, result
+
+
+def test_who_polls_gets_an_end_although_the_status_is_lost(monkeypatch):
+    monkeypatch.setattr(sandlock, "_reap", lambda pid, pidfd: (os.waitpid(pid, 0) and None, -1))
+    with box().popen(["true"]) as process:
+        assert eventually(lambda: process.poll() is not None, 5) and process.returncode == 125
+        assert "taken by another waiter" in process.wait().error
+
+
 def test_limits_are_set_before_the_first_instruction():
     limits = box(max_open_files=20, max_cpu_seconds=3, max_file_size="4K").run(["cat", "/proc/self/limits"])
     rows = {line[:26].strip(): line[26:].split()[:2] for line in limits.stdout.decode().splitlines()}
