@@ -1651,30 +1651,17 @@ class _Assembler:
         self.code = []     # [code, jt, jf, k or label]
         self.labels = {}   # name -> index
 
-    def ld(self, offset):
-        self.code.append((BPF_LD_W_ABS, 0, 0, offset))
+    def _plain(code):
+        return lambda self, k: self.code.append((code, 0, 0, k))
 
-    def and_(self, mask):
-        self.code.append((BPF_AND_K, 0, 0, mask))
+    def _conditional(code):
+        def jump(self, k, label):
+            self.code.append((code, 0, 1, k))
+            self.goto(label)
+        return jump
 
-    def ret(self, value):
-        self.code.append((BPF_RET_K, 0, 0, value))
-
-    def goto(self, label):
-        self.code.append((BPF_JA, 0, 0, label))
-
-    def _jump_if(self, code, k, label):
-        self.code.append((code, 0, 1, k))
-        self.goto(label)
-
-    def jeq(self, k, label):
-        self._jump_if(BPF_JEQ_K, k, label)
-
-    def jge(self, k, label):
-        self._jump_if(BPF_JGE_K, k, label)
-
-    def jset(self, mask, label):
-        self._jump_if(BPF_JSET_K, mask, label)
+    ld, and_, ret, goto = map(_plain, (BPF_LD_W_ABS, BPF_AND_K, BPF_RET_K, BPF_JA))
+    jeq, jge, jset = map(_conditional, (BPF_JEQ_K, BPF_JGE_K, BPF_JSET_K))
 
     def label(self, name):
         if name in self.labels:
@@ -1754,47 +1741,6 @@ def _block_clone(asm, plan):
     asm.goto("watched")
 
 
-def _block_socket(asm, plan):
-    """Family, then type without its flags, then protocol; net/socket.c."""
-    families = {
-        AF_UNIX: [(t, None) for t in (SOCK_STREAM, SOCK_SEQPACKET)]
-        + [(SOCK_DGRAM, None), (SOCK_RAW, None)] * plan.unix_datagrams,  # RAW means DGRAM there
-        AF_NETLINK: [(SOCK_RAW, (NETLINK_ROUTE,)), (SOCK_DGRAM, (NETLINK_ROUTE,))],
-    }
-    families[AF_INET] = families[AF_INET6] = (
-        [(SOCK_STREAM, (0, IPPROTO_TCP))] + [(SOCK_DGRAM, (0, IPPROTO_UDP))] * plan.udp)
-    asm.ld(_arg(0))
-    for family in families:
-        asm.jeq(family, "socket-%d" % family)
-    asm.goto("eperm")
-    for family, kinds in families.items():
-        asm.label("socket-%d" % family)
-        asm.ld(_arg(1))
-        asm.and_(_SOCK_TYPE_MASK)
-        for kind, protocols in kinds:
-            asm.jeq(kind, "allow" if protocols is None else "socket-%d-%d" % (family, kind))
-        asm.goto("eperm")
-        for kind, protocols in kinds:
-            if protocols is not None:
-                asm.label("socket-%d-%d" % (family, kind))
-                asm.ld(_arg(2))
-                for protocol in protocols:
-                    asm.jeq(protocol, "allow")
-                asm.goto("eperm")
-
-
-def _block_socketpair(asm, plan):
-    asm.ld(_arg(0))
-    asm.jeq(AF_UNIX, "socketpair-unix")
-    asm.goto("eperm")
-    asm.label("socketpair-unix")
-    asm.ld(_arg(1))
-    asm.and_(_SOCK_TYPE_MASK)
-    for kind in (SOCK_STREAM, SOCK_SEQPACKET) + (SOCK_DGRAM, SOCK_RAW) * plan.unix_datagrams:
-        asm.jeq(kind, "allow")
-    asm.goto("eperm")
-
-
 def _block_values(index, values, then="allow", otherwise="eperm"):
     """A block that compares one argument with a list."""
     def block(asm, plan):
@@ -1832,12 +1778,37 @@ def _block_if(index, blocks, otherwise):
     return block
 
 
+def _block_kinds(kinds):
+    """Of a socket: the type without its flags, then the protocol. `kinds(plan)`: (type, protocols, None: any)
+    of those that exist; net/socket.c."""
+    def block(asm, plan):
+        first, rows = len(asm.code), kinds(plan)
+        asm.ld(_arg(1))
+        asm.and_(_SOCK_TYPE_MASK)
+        for kind, protocols in rows:
+            asm.jeq(kind, "allow" if protocols is None else "%d:%d" % (first, kind))
+        asm.goto("eperm")
+        for kind, protocols in rows:
+            if protocols is not None:
+                asm.label("%d:%d" % (first, kind))
+                _block_values(2, protocols)(asm, plan)
+    return block
+
+
+def _unix_kinds(plan):  # RAW means DGRAM there
+    return [(kind, None) for kind in (SOCK_STREAM, SOCK_SEQPACKET) + (SOCK_DGRAM, SOCK_RAW) * plan.unix_datagrams]
+
+
+def _inet_kinds(plan):
+    return [(SOCK_STREAM, (0, IPPROTO_TCP))] + [(SOCK_DGRAM, (0, IPPROTO_UDP))] * plan.udp
+
+
+def _netlink_kinds(plan):
+    return [(SOCK_RAW, (NETLINK_ROUTE,)), (SOCK_DGRAM, (NETLINK_ROUTE,))]
+
+
 def _block_sigaction(asm, plan):
-    """Setting the handler of SIGCHLD, not asking for it; _on_sigaction says why."""
-    asm.ld(_arg(0))
-    asm.jeq(signal.SIGCHLD, "sigaction-chld")
-    asm.goto("allow")
-    asm.label("sigaction-chld")
+    """Setting a handler, not asking for it; _on_sigaction says why."""
     _unless_zero(asm, 1, "watched")
     asm.goto("allow")
 
@@ -1927,10 +1898,18 @@ def _block_prlimit(asm, plan):
 
 _own_pid_or_notify = _block_values(0, [0], otherwise="notify")
 _zero_or_notify = _block_values(1, [0], otherwise="notify")
-_BLOCKS = {
+
+
+def _by_name(table):
+    """A table with a row for each of the names in a key."""
+    return {name: row for names, row in table.items() for name in names.split()}
+
+
+_BLOCKS = _by_name({
     "clone": _block_clone,
-    "socket": _block_socket,
-    "socketpair": _block_socketpair,
+    "socket": _block_if(0, {AF_UNIX: _block_kinds(_unix_kinds), AF_NETLINK: _block_kinds(_netlink_kinds),
+                            AF_INET: _block_kinds(_inet_kinds), AF_INET6: _block_kinds(_inet_kinds)}, "eperm"),
+    "socketpair": _block_if(0, {AF_UNIX: _block_kinds(_unix_kinds)}, "eperm"),
     "ioctl": _block_ioctl,
     "fcntl": _block_fcntl,
     # Where the kernel tells who is inside by whom the broker may look at, nobody hides from it.
@@ -1953,18 +1932,15 @@ _BLOCKS = {
         41: _block_values(2, [5, 6, 32, 57], "eperm", "allow")}, "allow"),  # IPV6_FLOWLABEL_MGR, IPV6_RTHDR
     "mmap": _block_growth(1),
     "mremap": _block_growth(2),
-    "rt_sigaction": _block_sigaction,
+    "rt_sigaction": _block_if(0, {signal.SIGCHLD: _block_sigaction}, "allow"),
     "setpgid": _zero_or_notify,  # joining another group could be joining the host's (same session)
     "prlimit64": _block_prlimit,
     "setrlimit": _block_values(0, [RLIMIT_DATA], then="eperm", otherwise="allow"),
-    "sched_setaffinity": _own_pid_or_notify,
-    "sched_setscheduler": _own_pid_or_notify,
-    "sched_setparam": _own_pid_or_notify,
-    "sched_setattr": _own_pid_or_notify,
+    "sched_setaffinity sched_setscheduler sched_setparam sched_setattr": _own_pid_or_notify,
     # Oneself is free, another process is judged, groups and users are refused.
     "setpriority": _block_if(0, {PRIO_PROCESS: _zero_or_notify}, "eperm"),
     "ioprio_set": _block_if(0, {IOPRIO_WHO_PROCESS: _zero_or_notify}, "eperm"),
-}
+})
 
 
 def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, False), truncates=True):
@@ -2571,10 +2547,6 @@ def _on_other_process(argument, reads=None, writes=None):
             return _reply(result)
         return lambda: _raw(request.nr, *args), told
     return handler
-
-
-def _affinity_size(request):
-    return min(request.args[1], 1024)
 
 
 def _attributes_size(request):
@@ -3368,11 +3340,6 @@ def _on_memfd(sup, request):
     """A file in memory: from now on those count, mapped or not."""
     sup.memory.has_memfds = True
     return _CONTINUE
-
-
-def _on_memfd_secret(sup, request):
-    """Its pages are counted nowhere. ENOSYS, as where the kernel has none."""
-    return _refuse(errno.ENOSYS)
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -4334,7 +4301,7 @@ def _on_exec(sup, request):
     if sup.runners is not None:
         sup.runners.add(request.task.process)
     if not sup.asks("execve"):
-        if not sup.context.denies() and not sup.policy.explain:
+        if not sup.denied and not sup.policy.explain:
             return _CONTINUE
         return _Exec(sup, request, silent=True).resolve()
     return _Exec(sup, request).resolve()
@@ -4417,7 +4384,7 @@ class _Exec:
         for _ in range(self.MAX_INTERPRETERS + 1):
             self.call.identify(os.fstat(fd))
             words, loader, readable = self._interpreters(fd)
-            if not readable and self.sup.context.denies():
+            if not readable and self.sup.denied:
                 raise OSError(errno.EACCES, "a program that cannot be read")
             if not words:
                 break
@@ -4571,7 +4538,7 @@ class _Exec:
         info = os.stat("/proc/%d/exe" % process)
         with open("/proc/%d/cmdline" % process, "rb", 0) as file:
             line = file.readall()
-        if self.sup.context.denies() and not self._is_mapped_as_approved(process):
+        if self.sup.denied and not self._is_mapped_as_approved(process):
             return False
         self.sup.explain(self.call, 0)
         return ((info.st_dev, info.st_ino) == self.expected_file
@@ -4647,7 +4614,7 @@ def _identities_above(sup, path):
         try:
             found.append(sup.walker.identity(path))
         except PermissionError:
-            if sup.context.may_have_shut(path):
+            if _is_hidden(os.fsdecode(path), sup.denied.uid):
                 raise
     return found
 
@@ -4707,10 +4674,6 @@ _EXPLAINED = ("openat", "truncate", "unlinkat", "mkdirat", "mknodat", "symlinkat
               "connect", "bind", "execve")  # what Landlock may refuse, in families
 
 
-def _watches(policy, family):
-    return _asks(policy, family) or policy.explain and family in _EXPLAINED
-
-
 def _has_datagrams(policy, abi):
     return any(_datagram_kinds(policy))
 
@@ -4743,10 +4706,6 @@ def _lacks(needed):
     return lambda policy, abi: abi < needed
 
 
-def _judges_truncation(policy, abi):
-    return _denies_paths(policy) or abi < ABI_TRUNCATE
-
-
 def _judges_bind(policy, abi):
     return (_denies_paths(policy) or _may_deny(policy)  # deny_path holds for socket files too
             or abi < ABI_TCP and "*" not in policy.net_allow_bind)
@@ -4756,12 +4715,13 @@ def _opens_on_behalf(policy, abi):
     return _denies_paths(policy) or _pins_names(policy)
 
 
-_HANDLERS = {  # syscall: (handler, needs to know the task, what else than events needs it, family)
-    "clone": (_on_fork, False, _always, "clone"),
-    "fork": (_on_fork, False, _always, "clone"),
-    "vfork": (_on_fork, False, _always, "clone"),
-    "execve": (_on_exec, False, _always, "execve"),
-    "execveat": (_on_exec, False, _always, "execve"),
+def _refusing(error):
+    return lambda sup, request: _refuse(error)
+
+
+_HANDLERS = _by_name({  # syscalls: (handler, needs to know the task, what else than events needs it, family)
+    "clone fork vfork": (_on_fork, False, _always, "clone"),
+    "execve execveat": (_on_exec, False, _always, "execve"),
     "connect": (_on_connect, True, _always, "connect"),
     "bind": (_on_bind, True, _judges_bind, "bind"),
     "setsockopt": (_on_linger, True, _always, None),
@@ -4769,14 +4729,11 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "sendto": (_on_sendto, True, _has_datagrams, "sendto"),
     "sendmsg": (_on_sendmsg, True, _has_datagrams, "sendto"),
     "sendmmsg": (_on_sendmmsg, True, _has_datagrams, "sendto"),
-    "open": (_on_open, True, _opens_on_behalf, "openat"),
-    "creat": (_on_open, True, _opens_on_behalf, "openat"),
-    "openat": (_on_open, True, _opens_on_behalf, "openat"),
-    "openat2": (_on_open, True, _opens_on_behalf, "openat"),
-    "mmap": (_on_growth, False, _limits_memory, "mmap"),
-    "mremap": (_on_growth, False, _limits_memory, "mmap"),
+    "open creat openat openat2": (_on_open, True, _opens_on_behalf, "openat"),
+    "mmap mremap": (_on_growth, False, _limits_memory, "mmap"),
     "memfd_create": (_on_memfd, False, _limits_memory, None),
-    "memfd_secret": (_on_memfd_secret, False, _limits_memory, None),
+    # Its pages are counted nowhere: as where the kernel has none.
+    "memfd_secret": (_refusing(errno.ENOSYS), False, _limits_memory, None),
     "setpgid": (_on_setpgid, True, _always, None),
     "capset": (_on_capset, False, _always, None),
     "kill": (_on_signal(0, 1), False, _lacks(ABI_SCOPED), None),
@@ -4789,22 +4746,22 @@ _HANDLERS = {  # syscall: (handler, needs to know the task, what else than event
     "inotify_add_watch": (_on_watch, True, _always, None),
     "rt_sigaction": (_on_sigaction, False, _always, None),
     "prlimit64": (_on_other_process(0, reads=(2, 16), writes=(3, 16)), False, _always, None),
-    "sched_setaffinity": (_on_other_process(0, reads=(2, _affinity_size)), False, _always, None),
+    "sched_setaffinity": (_on_other_process(0, reads=(2, lambda request: min(request.args[1], 1024))), False, _always, None),
     "sched_setscheduler": (_on_other_process(0, reads=(2, 4)), False, _always, None),
     "sched_setparam": (_on_other_process(0, reads=(1, 4)), False, _always, None),
     "sched_setattr": (_on_other_process(0, reads=(1, _attributes_size)), False, _always, None),
-    "setpriority": (_on_other_process(1), False, _always, None),
-    "ioprio_set": (_on_other_process(1), False, _always, None),
-    **{name: (_on_path, True, _judges_truncation if name == "truncate" else _denies_paths, row[0])
+    "setpriority ioprio_set": (_on_other_process(1), False, _always, None),
+    **{name: (_on_path, True, _denies_paths, row[0])
        for rows in (_LOOKED_AT, _DONE_TO_IT, _MADE_IN_IT, _FROM_HERE_TO_THERE) for name, row in rows.items()},
-    **{name: (lambda sup, request, error=error: _refuse(error), False, _denies_paths, family)
-       for name, (family, error) in _UNMEDIATED.items()},
-}
+    "truncate": (_on_path, True, lambda policy, abi: _denies_paths(policy) or abi < ABI_TRUNCATE, "truncate"),
+    **{name: (_refusing(error), False, _denies_paths, family) for name, (family, error) in _UNMEDIATED.items()},
+})
 
 
 def _trapped_syscalls(policy, abi=_ABIS[-1].abi):
     always = {needed for needed in {row[2] for row in _HANDLERS.values()} if needed(policy, abi)}  # each asked once
-    watched = {family for family in _CATEGORY_OF if _watches(policy, family)}
+    watched = {family for family in _CATEGORY_OF
+               if _asks(policy, family) or policy.explain and family in _EXPLAINED}
     return tuple(name for name, (_, _, needed, family) in _HANDLERS.items()
                  if needed in always or family in watched)
 
@@ -5172,9 +5129,11 @@ class _Supervisor:
         self.scoped = launch.abi >= ABI_SCOPED
         self.runners = _Runners() if 0 < launch.abi < ABI_SCOPED else None
         self.writable = [os.path.realpath(path) for path in policy.fs_writable]
-        self.readable = [os.path.realpath(path) for path in policy.fs_readable] if policy.explain else []
+        told = policy.fs_readable if self.asked or policy.explain else ()  # it costs a moment
+        self.readable = [os.path.realpath(path) for path in told]
+        self.denied = _DeniedPaths(launch.user_ids[0] if launch.user_ids else os.geteuid(), policy.fs_denied)
         self.context = PolicyContext(self, self.network.ceiling(), policy.max_memory,
-                                     policy.max_processes, _may_deny(policy), policy.fs_denied)
+                                     policy.max_processes, _may_deny(policy))
         self.callback = (_Callback(self, policy.policy_fn, policy.policy_timeout)
                          if self.asked or policy.fs_denied or policy.explain else None)  # it verifies
         if self.callback is None:
@@ -5288,7 +5247,7 @@ class _Supervisor:
             self.pid = 0
             return False
         self._await_pad()
-        if self.context.denies():
+        if self.denied:
             self._await_stop(traced)
             for path in _mapped_files(self.pid).values():  # a script's interpreter, a loader
                 self._refuse_denied(path)
@@ -5305,14 +5264,14 @@ class _Supervisor:
             info = os.stat(path)
         except OSError:
             return  # not there: the kernel will say so
-        if self.context.denies():
+        if self.denied:
             if info.st_nlink > 1:
                 try:
-                    self.context.look_for_links(lambda: False)
+                    self.denied.look(lambda: False)
                 except OSError as e:
                     raise LaunchError("exec", e.errno, path, "a denied directory cannot be read: %s" % e) from e
             real = os.path.realpath(path)
-            if self.context.denies_file(real, (info.st_dev, info.st_ino)):
+            if self.denied.field(real, [(info.st_dev, info.st_ino)]):
                 raise LaunchError("exec", errno.EACCES, real, "denied by fs_denied")
 
     def _stop_at_exec(self):
@@ -5575,22 +5534,22 @@ class _Supervisor:
 
     def denial(self, call):
         """(errno, reason, field) of the rules' refusal as they are now, or None."""
-        if self.context.denies():
+        if self.denied:
             call.look_closer(self)
         return call.refusal or self.context.refusal(call)
 
     def last_denial(self, call):
         """denial() for what cannot wait until all names of what is denied are known."""
         refusal = self.denial(call)
-        if refusal is None and call.linked and self.context.has_to_look():
+        if refusal is None and call.linked and self.denied.has_to_look():
             refusal = errno.EACCES, "it has several names, of which one may be denied", None
         return refusal
 
     def judge(self, call):
         """Hands the call to the callback if that asks for it, else settles it at once."""
-        if self.context.denies():
+        if self.denied:
             call.look_closer(self)
-        if call.linked and self.context.has_to_look():
+        if call.linked and self.denied.has_to_look():
             self.mailbox.post(lambda: self.look_for_links(call, self.judge))
         elif call.family in self.asked or call.silent:
             self.callback.submit(call)
@@ -5623,7 +5582,7 @@ class _Supervisor:
             self.refuse_call(call, *refusal)
         elif call.abstract is not None:
             self.mailbox.post(lambda: self.look_for_owner(call))
-        elif call.linked and self.context.has_to_look():
+        elif call.linked and self.denied.has_to_look():
             self.mailbox.post(lambda: self.look_for_links(call, self.settle))
         elif call.wants_status and call.umasks is None:
             self.mailbox.post(lambda: self.find_status(call))
@@ -5659,7 +5618,7 @@ class _Supervisor:
         while True:
             why = None
             try:
-                self.context.look_for_links(lambda: self.ending)
+                self.denied.look(lambda: self.ending)
             except Exception as e:  # whatever it is: nobody is left waiting, and nothing is allowed
                 why = "a denied directory cannot be read: %s" % e
             waiting = [self.unlooked.get() for _ in range(self.unlooked.qsize())]
@@ -6604,14 +6563,19 @@ class _DeniedPaths:
             for identity in identities:
                 self.objects.setdefault(identity, field)
 
-    def __init__(self, uid):
-        self.uid, self._mounts = uid, None
+    def __init__(self, uid, paths=()):
+        self.uid, self._mounts = uid, None  # uid: of the program
         self._rows = {}  # (path, field) -> (names, names of links, identities)
         self.hidden = set()  # (path, field)
         self.table = self.Table()
         self._changes = self._looked_at = 0  # changes so far; and when it was last looked for links
         self._links = {}    # identity -> field
         self._scanned = {}  # name -> identities of the files beneath that have other names
+        for path in paths:
+            self.add(path, "fs_denied")
+
+    def __bool__(self):
+        return bool(self.table.names)
 
     def add(self, path, field):
         resolved, through, shut = _resolved(path)
@@ -6783,17 +6747,13 @@ class PolicyContext:
     of the same field raises PolicyFnError. Bad values raise PolicyError.
     """
 
-    def __init__(self, supervisor, network, max_memory, max_processes, files_are_trapped, fs_denied):
+    def __init__(self, supervisor, network, max_memory, max_processes, files_are_trapped):
         self._sup, self._files_are_trapped = supervisor, files_are_trapped
         self._lock = threading.RLock()  # guards everything below; a signal handler may come in
         self._most = dict(network=network, max_memory=max_memory or 0, max_processes=max_processes)
         self._now = dict(self._most)
         self._restricted = set()
         self._overrides = {}  # pid -> (pidfd, ranges)
-        user_ids = supervisor.launching.user_ids
-        self._denied = _DeniedPaths(user_ids[0] if user_ids else os.geteuid())
-        for path in fs_denied:
-            self._denied.add(path, "fs_denied")
 
     # -- reading
 
@@ -6908,12 +6868,12 @@ class PolicyContext:
         if not self._files_are_trapped:
             raise PolicyFnError('deny_path needs all file events: put "file" into policy_events')
         with self._lock:
-            self._denied.add(path, "policy_fn")
+            self._sup.denied.add(path, "policy_fn")
 
     def allow_path(self, path):
         """Takes deny_path back; what fs_denied names stays denied."""
         with self._lock:
-            self._denied.remove(_path("allow_path", path))
+            self._sup.denied.remove(_path("allow_path", path))
 
     # -- judging
 
@@ -6926,11 +6886,12 @@ class PolicyContext:
                     return errno.ECONNREFUSED, "restrict_network", "policy_fn"
                 if not self._permitted_by_override(task.process, call.address):
                     return errno.ECONNREFUSED, "restrict_pid_network", "policy_fn"
-        if self._denied.table.names and call.event.get("path") is not None:
-            if not self._all_seen():
+        denied = self._sup.denied
+        if denied and call.event.get("path") is not None:
+            if denied.hidden and not self._all_seen():
                 return errno.EACCES, "what is denied cannot be looked at: a directory above it is shut", None
             for path in (call.event["path"], *call.paths):
-                field = self._denied.field(path, (*call.identities, *(call.above or ())), call.moves)
+                field = denied.field(path, (*call.identities, *(call.above or ())), call.moves)
                 if field:
                     return errno.EACCES, "deny_path" if field == "policy_fn" else field, field
         return None
@@ -6945,27 +6906,9 @@ class PolicyContext:
             return True
         return _within(ranges, *address)
 
-    def may_have_shut(self, path):
-        """Whether the program can be who keeps the host from looking at bytes of a path."""
-        return _is_hidden(os.fsdecode(path), self._denied.uid)
-
     def _all_seen(self):
-        if not self._denied.hidden:
-            return True
         with self._lock:
-            return self._denied.seen()
-
-    def denies(self):
-        return bool(self._denied.table.names)
-
-    def denies_file(self, path, identity):
-        return bool(self._denied.field(path, [identity]))
-
-    def has_to_look(self):
-        return self._denied.has_to_look()
-
-    def look_for_links(self, stop):
-        self._denied.look(stop)
+            return self._sup.denied.seen()
 
     def close(self):
         """At the end of the run, when there is nobody left to be judged."""

@@ -584,9 +584,11 @@ def test_an_event_tells_what_the_kernel_will_refuse(tmp_path):
             seen[event.path] = event.denied
     places = [os.path.join(top, name) for top in (str(tmp_path), str(tmp_path / "in")) for name in ("new", "emptied", "made")]
     (tmp_path / "emptied").write_text("x"), (tmp_path / "in" / "emptied").write_text("x")
-    script = "for top in (%r, %r): print(ok(opened, top + '/new', os.O_CREAT | os.O_WRONLY), ok(opened, top + '/emptied', os.O_TRUNC | os.O_WRONLY), ok(os.mkdir, top + '/made'))" % (str(tmp_path), str(tmp_path / "in"))
+    os.mkfifo(tmp_path / "fifo")
+    script = "for top in (%r, %r): print(ok(opened, top + '/new', os.O_CREAT | os.O_WRONLY), ok(opened, top + '/emptied', os.O_TRUNC | os.O_WRONLY), ok(os.mkdir, top + '/made'))\nok(opened, 'fifo', os.O_NONBLOCK); ok(opened, '/dev/null', os.O_WRONLY)" % (str(tmp_path), str(tmp_path / "in"))
     assert attempts(script, tmp_path, fs_readable=SYSTEM_PATHS + (tmp_path,), fs_writable=[tmp_path / "in"], policy_fn=judge, policy_events=["file"]) == ["EACCES"] * 3 + ["ok"] * 3
     assert [seen[path] for path in places] == [True] * 3 + [False] * 3, seen
+    assert not seen[str(tmp_path / "fifo")] and not seen["/dev/null"]
 
 
 def test_the_limit_on_file_sizes_is_the_tasks(tmp_path):
