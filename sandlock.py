@@ -851,7 +851,7 @@ CAP_SYS_PTRACE = 1 << 19
 POSIX_SPAWN_SETPGROUP, POSIX_SPAWN_SETSIGDEF = 0x02, 0x04  # spawn.h of glibc and musl
 POSIX_SPAWN_SETSIGMASK, POSIX_SPAWN_SETSID = 0x08, 0x80
 
-CLONE_THREAD, CLONE_PARENT, CLONE_FS = 0x00010000, 0x00008000, 0x00000200
+CLONE_THREAD, CLONE_PARENT, CLONE_FS, CLONE_FILES = 0x00010000, 0x00008000, 0x00000200, 0x00000400
 _CLONE_NAMESPACES = (0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 |  # NEWNS CGROUP UTS IPC
                      0x10000000 | 0x20000000 | 0x40000000)                # USER PID NET
 AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
@@ -873,13 +873,14 @@ FICLONE, FICLONERANGE, FIDEDUPERANGE = (  # linux/fs.h
     _IOW(9, ctypes.c_int, "\x94"), _IOW(13, _u64 * 4, "\x94"), _IOWR(54, _u64 * 3, "\x94"))
 OCFS2_IOC_REFLINK = _IOW(4, _u64 * 3, "o")  # fs/ocfs2/ocfs2_ioctl.h
 FS_IOC_ENABLE_VERITY = _IOW(133, _u64 * 16, "f")  # linux/fsverity.h
-FS_IOC_SET_ENCRYPTION_POLICY = _IOC(2, "f", 19, _u32 * 3)  # linux/fscrypt.h
+FS_IOC_SET_ENCRYPTION_POLICY, FS_IOC_REMOVE_ENCRYPTION_KEY, FS_IOC_REMOVE_ENCRYPTION_KEY_ALL_USERS = (
+    _IOC(2, "f", 19, _u32 * 3), _IOWR(24, _u64 * 8, "f"), _IOWR(25, _u64 * 8, "f"))  # linux/fscrypt.h
 F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 8, 15, 0x8901, 0x8902
 F_SETLEASE, F_SETDELEG = 1024, 1040  # a lease makes whoever opens the file wait, host or not
 FIONREAD = 0x541B
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 SIG_UNBLOCK, SIG_SETMASK, SA_RESTART = 1, 2, 0x10000000  # asm-generic/signal.h
-ERESTARTSYS = 512  # linux/errno.h: never seen by the program, which has a signal to handle first
+ERESTARTSYS = 512  # linux/errno.h: not seen by a task that has a signal to handle first
 PF_FORKNOEXEC = 0x40  # linux/sched.h: a flag of proc_pid_stat(5)
 BPF_LD_W_ABS, BPF_JA, BPF_JEQ_K, BPF_JGE_K, BPF_JSET_K, BPF_RET_K, BPF_AND_K = (
     0x20, 0x05, 0x15, 0x35, 0x45, 0x06, 0x54)  # linux/bpf_common.h
@@ -1169,10 +1170,11 @@ def _is_ours(tid):
     return not _thread_is_gone(tid)
 
 
-_fork_lock = _thread.allocate_lock()  # held while the host forks, and while a descriptor is made
+# Held while the host forks, in a signal handler within a fork too; and while a descriptor is made.
+_fork_lock = threading.RLock()
 # Held while the host forks, and on musl while a program is spawned: its posix_spawn(3) keeps a lock until
 # the exec, for which its fork(2) would wait with Python's lock held, and nobody could answer that exec.
-_spawn_lock = _thread.allocate_lock()
+_spawn_lock = threading.RLock()
 _IS_MUSL = not hasattr(_libc, "gnu_get_libc_version")
 _host_only = set()  # that must not live on in a forked child: listeners, death pipes
 
@@ -1734,11 +1736,15 @@ def _unless_zero(asm, index, label):
 
 
 def _block_clone(asm, plan):
-    """Namespaces never; CLONE_PARENT never, or the tree could not be told; threads are free."""
+    """Namespaces never; CLONE_PARENT never, or the tree could not be told; threads are free, but for one with
+    descriptors of its own, which are counted nowhere."""
     asm.ld(_arg(0))
     asm.jset(_CLONE_NAMESPACES | CLONE_PARENT, "eperm")
-    asm.jset(CLONE_THREAD, "allow")
+    asm.jset(CLONE_THREAD, "clone-thread")
     asm.goto("watched")
+    asm.label("clone-thread")
+    asm.jset(CLONE_FILES, "allow")
+    asm.goto("eperm")
 
 
 def _block_values(index, values, then="allow", otherwise="eperm"):
@@ -1751,11 +1757,11 @@ def _block_values(index, values, then="allow", otherwise="eperm"):
     return block
 
 
-def _block_bits(index, mask):
+def _block_if_set(index, mask, refused):
     """A block that refuses some bits of an argument."""
     def block(asm, plan):
         asm.ld(_arg(index))
-        asm.jset(mask, "eperm")
+        asm.jset(mask, refused)
         asm.goto("allow")
     return block
 
@@ -1837,7 +1843,8 @@ def _block_ioctl(asm, plan):
     asm.ld(_arg(1))
     owners = (FIOSETOWN, SIOCSPGRP) * plan.signals
     for request in (TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL, OCFS2_IOC_REFLINK, FS_IOC_ENABLE_VERITY,
-                    FS_IOC_SET_ENCRYPTION_POLICY) + owners:
+                    FS_IOC_SET_ENCRYPTION_POLICY, FS_IOC_REMOVE_ENCRYPTION_KEY,
+                    FS_IOC_REMOVE_ENCRYPTION_KEY_ALL_USERS) + owners:
         asm.jeq(request, "eperm")
     for request in (FICLONE, FICLONERANGE, FIDEDUPERANGE):  # the program's own descriptors
         asm.jeq(request, "allow")
@@ -1917,7 +1924,8 @@ _BLOCKS = _by_name({
     "open": _block_open(1),
     "openat": _block_open(2),
     "personality": _block_values(0, _HARMLESS_PERSONALITIES),
-    "seccomp": _block_bits(1, SECCOMP_FILTER_FLAG_NEW_LISTENER),
+    "close_range": _block_if_set(2, CLOSE_RANGE_UNSHARE, "watched"),  # see _block_clone; of the launch pad it is fine
+    "seccomp": _block_if_set(1, SECCOMP_FILTER_FLAG_NEW_LISTENER, "eperm"),
     "sendto": _block_send(3, 4),
     "sendmsg": _block_send(2),
     "sendmmsg": _block_send(3),
@@ -2360,6 +2368,7 @@ class _Call:
     held = None         # (_Held, number of descriptors counted there, bytes of argv)
     worker = None       # thread that acts
     interrupted, seen_pending = False, 0  # by _interrupt(); the score of _interrupt_waits(), which does at 2
+    is_certain = True             # the task itself has the signal that it is interrupted for
 
     def __init__(self, request, family, act, refusal=None, where=_BROKER, fds=(), told_as=None, **event):
         self.request, self.family, self.act, self.refusal = request, family, act, refusal
@@ -2545,7 +2554,10 @@ def _on_other_process(argument, reads=None, writes=None):
             if out and result >= 0:
                 _write_checked(sup.listener, request, out, kept[-1].raw)
             return _reply(result)
-        return lambda: _raw(request.nr, *args), told
+        def act():
+            return _raw(request.nr, *args)
+        ids = sup.launching.user_ids
+        return (lambda: _with_real_id(ids[0], act)) if ids else act, told
     return handler
 
 
@@ -2633,6 +2645,9 @@ def _signal_thread(sup, tid, process, signum, about):
 def _on_pidfd_signal(sup, request):
     """pidfd_send_signal(2), done on behalf: a pidfd means one process for ever."""
     pidfd, signum = sup.broker.tasks.descriptor(request.task, request.args[0]), request.args[1]
+    if _quick(_NR["pidfd_send_signal"], pidfd, 0, 0, 0) == -errno.EBADF:
+        os.close(pidfd)  # here: of a pipe the last one waits for whoever holds its lock
+        return _refuse(errno.EBADF)
 
     def send():
         try:
@@ -2901,6 +2916,9 @@ def _socket_path(sockaddr):
     return sockaddr[2:110].split(b"\0")[0]
 
 
+_OWNERS_LIMIT_S = 0.5
+
+
 def _is_abstract_inside(sup, name):
     """Whether there are sockets of an abstract name, and all of them are open in the sandbox: inodes from
     /proc/net/unix, then descriptors of the members; unix(7)."""
@@ -2911,9 +2929,11 @@ def _is_abstract_inside(sup, name):
         rows = [line.rstrip(b"\n").split(None, 7) for line in file]
     wanted = {os.fsdecode(b"socket:[" + row[6] + b"]") for row in rows  # 0: not accepted yet
               if len(row) > 7 and row[7] == shown and row[6] != b"0"}
-    found = set()
+    found, deadline = set(), time.monotonic() + _OWNERS_LIMIT_S
     for pid in sup.members():
         for fd in _listed("/proc/%d/fd" % pid):
+            if sup.ending or time.monotonic() > deadline:
+                raise OSError(errno.ETIMEDOUT, "its owners have too many descriptors")
             try:
                 found.add(os.readlink("/proc/%d/fd/%s" % (pid, fd)))
             except OSError:
@@ -4316,7 +4336,7 @@ class _Exec:
     PATIENCE_S = 10.0
     SYSCALL_STOP = signal.SIGTRAP | 0x80  # si_code of PTRACE_O_TRACESYSGOOD
     ARGV_LIMIT = 8 << 20  # bytes, more than the kernel takes; its own answer then is E2BIG
-    WORDS_LIMIT = 1 << 17
+    WORDS_LIMIT = 1 << 18
 
     def __init__(self, sup, request, silent=False):
         self.sup, self.request = sup, request
@@ -4418,7 +4438,7 @@ class _Exec:
         """-> (words of a script's first line, an ELF file's loader or None, whether it can be read)."""
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return [], None, True  # the kernel refuses it
-        opened = self.sup.walker.again(fd, os.O_RDONLY | os.O_NONBLOCK)
+        opened = self.sup.walker.again(fd, os.O_RDONLY | os.O_NONBLOCK, self.sup.walker.path(fd))
         if opened < 0:
             return [], None, False
         try:
@@ -4556,12 +4576,20 @@ class _Exec:
 
 
 def _script_words(head):
-    """[interpreter] or [interpreter, argument] of a script, else []; fs/binfmt_script.c."""
+    """[interpreter] or [interpreter, argument] of a script, else []: as fs/binfmt_script.c reads its 256 bytes,
+    filled with NULs."""
     if head[:2] != b"#!":
         return []
-    line = head[2:].split(b"\n")[0].split(b"\0")[0].strip(b" \t")
-    cut = next((i for i, c in enumerate(line) if c in b" \t"), len(line))
-    return [part for part in (line[:cut], line[cut:].strip(b" \t")) if part]
+    head = head.ljust(256, b"\0")
+    end = head.split(b"\0")[0].find(b"\n")
+    if end < 0:
+        end = 255
+        if not any(c in head[2:].lstrip(b" \t") for c in b" \t\0"):
+            return []  # the name may go on
+    line = head[2:end].strip(b" \t")
+    cut = next((i for i, c in enumerate(line) if c in b" \t\0"), len(line))
+    rest = line[cut:].lstrip(b" \t") if line[cut:cut + 1] in (b" ", b"\t") else b""
+    return [line[:cut]] + [rest.split(b"\0")[0]] * bool(rest) if cut else []
 
 
 def _elf_interpreter(fd):
@@ -4735,6 +4763,7 @@ _HANDLERS = _by_name({  # syscalls: (handler, needs to know the task, what else 
     # Its pages are counted nowhere: as where the kernel has none.
     "memfd_secret": (_refusing(errno.ENOSYS), False, _limits_memory, None),
     "setpgid": (_on_setpgid, True, _always, None),
+    "close_range": (_refusing(errno.EINVAL), False, _always, None),
     "capset": (_on_capset, False, _always, None),
     "kill": (_on_signal(0, 1), False, _lacks(ABI_SCOPED), None),
     "tkill": (_on_signal(0, 1, process=-1), False, _lacks(ABI_SCOPED), None),
@@ -4956,7 +4985,7 @@ class _Broker:
 def _act_on_worker(sup, call):
     """Acts, for as long as that takes, if it is allowed still: a worker may have been long in coming. The
     task, which takes no signal while it is held, gets ERESTARTSYS when it has one to handle, as in the kernel
-    (EINTR with a time limit of its own)."""
+    (EINTR with a time limit of its own, and where another thread may have it: that one would see the 512)."""
     refusal = sup.last_denial(call)
     if refusal:
         return sup.refused(call, *refusal)
@@ -4969,7 +4998,7 @@ def _act_on_worker(sup, call):
             break  # else the signal was meant for what this worker did before
     if reply is not None and reply[1] == -errno.EINTR:
         if call.sock is None or not any(_socket_option(call.sock, SO_SNDTIMEO, size=16)):
-            return _refuse(ERESTARTSYS)
+            return _refuse(ERESTARTSYS if call.is_certain else errno.EINTR)
     return reply
 
 
@@ -5030,11 +5059,11 @@ def _signal_members(pids, signum, runners=None):
     return members
 
 
-def _prlimit_as(uid, *args):
+def _with_real_id(uid, function):
     """On the broker, whose real id is 0 otherwise (see _identity_steps)."""
     _call("setresuid", uid, uid, 0)
     try:
-        _call("prlimit64", *args)
+        return function()
     finally:
         _call("setresuid", 0, uid, 0)
 
@@ -5105,6 +5134,7 @@ class _Supervisor:
     BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
 
     pid, pidfd, tid = 0, -1, None  # of the program; the thread of serve()
+    attendant = None               # the thread of attend()
     ending, reason = False, None
     forked = False                 # there may be more than the first process
     pad_tid, pad_running, launched = None, False, False
@@ -5190,7 +5220,6 @@ class _Supervisor:
             poller.register(self.listener.fd, select.POLLIN)
             while not self._answer_launch(poller):
                 continue
-            self.launching.close()
             if self.callback:
                 self.callback.start()
             self.broker.listen(self.listener.fd, self.receive)
@@ -5255,6 +5284,7 @@ class _Supervisor:
             programs = [os.path.join(self.policy.cwd or "", p) for p in self.launching.candidates]
             program = next((path for path in programs if os.access(path, os.X_OK)), None)
             self.use([("fs_readable", path) for path in _loaded_with(program)] if program else (), None)
+        self.launching.close()  # as long as it can hold no lock of a pipe's
         self._let_go(traced)
         return True
 
@@ -5366,6 +5396,7 @@ class _Supervisor:
     def attend(self):
         """What is due on the supervisor's thread; -> milliseconds until it has to be asked again,
         None for when there is mail."""
+        self.attendant = threading.get_native_id()
         self.mailbox.run()
         pauses = []
         if self.callback:
@@ -5393,14 +5424,18 @@ class _Supervisor:
 
     def _interrupt_waits(self):
         """At once for a signal of its own, the second time it is seen for one that another thread
-        of its process may take."""
+        of its process may take; and where nobody can tell which one will, for one call at a time."""
         self.watching = self.WATCH_TICKS if self.broker.waits else self.watching - 1
         if not self.watching and self.broker.waits:  # it came just now, and saw us watching
             self.watching = 1
+        chosen = set()  # processes
         for call in list(self.broker.waits):
-            pending = _has_signal(call.request.tid)
+            task = call.request.task
+            pending, call.is_certain = _has_signal(task)
             call.seen_pending = call.seen_pending + pending if pending else 0
-            if call.seen_pending >= 2 or not self._waits(call.request):
+            if (call.seen_pending >= 2 and (call.is_certain or task.process not in chosen)
+                    or not self._waits(call.request)):
+                chosen.add(task.process)
                 _interrupt(call)
 
     # -- requests, on the broker's thread ----------------------------------------------------------
@@ -5569,7 +5604,7 @@ class _Supervisor:
             go_on(call)
         except Exception as e:
             self.error = self.error or "%s could not be judged: %r" % (call.told_as, e)
-            call.close()
+            self.close(call)
             self.listener.reply(call.request, _refuse(errno.EPERM))
 
     def _settle(self, call):
@@ -5667,8 +5702,14 @@ class _Supervisor:
         if reply is not None:
             if self.policy.explain and reply is not _ANSWERED:
                 self.explain(call, -reply[1])
-            call.close()
+            self.close(call)
         return reply
+
+    def close(self, call):
+        """Closes what a call holds: of a pipe the last one waits for whoever holds its lock, and that can be the
+        program; so not on the thread that sees to the end."""
+        if threading.get_native_id() != self.attendant or not (call.fds and self.broker.mailbox.post(call.close)):
+            call.close()
 
     def outcome(self, call):
         """What the rules or the act make of a call that is one part of a syscall: the reply, not
@@ -5683,7 +5724,7 @@ class _Supervisor:
 
     def refused(self, call, error, reason, field):
         """The reply to a call that is refused: closed and recorded."""
-        call.close()
+        self.close(call)
         self.deny(call, reason, field)
         return _refuse(error)
 
@@ -5759,7 +5800,8 @@ class _Supervisor:
         except PermissionError:
             if not self.launching.user_ids:
                 raise
-            self.broker.call(_prlimit_as, self.launching.user_ids[0], pid, resource, new, old)
+            self.broker.call(_with_real_id, self.launching.user_ids[0],
+                             lambda: _call("prlimit64", pid, resource, new, old))
 
     def members(self, signum=0, among=None):
         """Signals every process inside, or those `among` some, and returns their pids; zombies are among them.
@@ -5894,10 +5936,15 @@ class _Supervisor:
             if time.monotonic() > deadline:
                 raise RuntimeError("the program does not die")
         self.ended = time.monotonic()
-        self.launching.close_death_pipe()  # a descriptor for the sweep, if all are in use
         try:
             if self.forked:
-                self._sweep()
+                try:
+                    self._sweep()
+                except OSError as e:
+                    if e.errno not in (errno.EMFILE, errno.ENFILE):
+                        raise
+                    self.launching.close_death_pipe()  # a descriptor for the sweep
+                    self._sweep()
         finally:
             status = _reap(self.pid, self.pidfd)
             with self.lock:
@@ -6335,17 +6382,25 @@ def _set_foreground(terminal, group):
 _IGNORED_SIGNALS = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27  # by default: CHLD CONT URG WINCH; signal(7)
 
 
-def _has_signal(tid):
-    """What a task has to handle once it returns: 2 for a signal of its own, 1 for one that another
-    thread of its process may take, 0."""
+def _has_signal(task):
+    """What a task has to handle once it returns: 2 for a signal of its own, 1 for one of its process, 0; and
+    whether that is certain. One of a process is for its first thread, and where that blocks it or has ended
+    for any that does not; kernel/signal.c: complete_signal."""
+    own, shared, idle = _pending_signals(task.tid)
+    if own & ~idle or not shared & ~idle or task.tid == task.process:
+        return 2 if own & ~idle else 1 if shared & ~idle else 0, True
+    return (0, True) if shared & ~idle & ~_pending_signals(task.process)[2] else (1, False)
+
+
+def _pending_signals(tid):
+    """-> (of its own, of its process, those that it does not handle): bits; proc_pid_status(5)."""
     status = _task_status(tid)
     try:
         own, shared, blocked, ignored, caught = (
             int(status[name], 16) for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"))
     except (KeyError, ValueError):
-        return 0
-    idle = blocked | ignored | _IGNORED_SIGNALS & ~caught
-    return 2 if own & ~idle else 1 if shared & ~idle else 0
+        return 0, 0, -1
+    return own, shared, -1 if status["State"][:1] == "Z" else blocked | ignored | _IGNORED_SIGNALS & ~caught
 
 
 def _reap(pid, pidfd):
@@ -7089,7 +7144,7 @@ class _Launch:
         self.abi = landlock_abi_version()
         self.unenforced = _require_enforceable(policy, self.abi)
         self.waits_killably, self.supervised = _kernel_flags().waits_killably, _kernel_flags().listener
-        self.stdio, self.new_session = stdio, new_session
+        self.stdio, self._close_stdio, self.new_session = stdio.child, stdio.close_child, new_session
         self.environment = _child_environment(policy)
         self.candidates = _executables(argv[0], self.environment, policy.cwd)
         try:
@@ -7132,6 +7187,7 @@ class _Launch:
 
     def close(self):
         """What only the start needed. The write end of the death pipe stays."""
+        self._close_stdio()
         while self.fds:
             os.close(self.fds.pop())
         while self._keep:
@@ -7158,7 +7214,10 @@ class _Launch:
 
     def close_death_pipe(self):
         while self.lasting_fds:
-            _close_host_only(self.lasting_fds.pop())
+            fd = self.lasting_fds.pop()
+            with _fork_lock:
+                _host_only.discard(fd)
+            os.close(fd)  # if the program lives, it can make that wait: without the lock, which forks need
 
     user_ids = None  # (uid, gid) of `user`
 
@@ -7500,7 +7559,7 @@ class Sandbox:
         with _SignalsBlocked() as signals:
             stdio = _Stdio(modes)
             try:
-                launch = _Launch(self.policy, argv, network, stdio.child, signals, **options)
+                launch = _Launch(self.policy, argv, network, stdio, signals, **options)
                 try:
                     supervisor = (_Supervisor if launch.supervised else _Unsupervised)(launch)
                 except BaseException:
@@ -7510,10 +7569,9 @@ class Sandbox:
                 supervisor.launch(deadline)
                 return Process(supervisor, stdio.parent, threaded)
             except BaseException:
+                stdio.close_child()
                 stdio.close_parent()
                 raise
-            finally:
-                stdio.close_child()
 
 
 def _not_executed(error, timeout, policy):
@@ -7598,7 +7656,7 @@ class _Pump:
 
     def __init__(self, supervisor, streams, data):
         self._supervisor, self._streams, self._pending = supervisor, streams, memoryview(data or b"")
-        self.captured = {1: [], 2: []}  # stream number -> blocks
+        self.captured = {1: bytearray(), 2: bytearray()}  # by the number of the stream
         self._open = {stream.fileno(): number for number, stream in enumerate(streams)
                       if stream is not None and not stream.closed}
         self._mailbox, self._running, self._abandoned = None, _thread.allocate_lock(), False
@@ -7617,7 +7675,7 @@ class _Pump:
             try:
                 self._mailbox = _Mailbox()
                 _start_thread(self._serve)
-            except Exception as e:
+            except BaseException as e:
                 self._running.release()
                 self._fail(e)
 
@@ -7668,7 +7726,7 @@ class _Pump:
             block = os.read(fd, self.CHUNK)
         except BlockingIOError:
             return True
-        self.captured[number].append(block)
+        self.captured[number] += block
         return bool(block)
 
     def end(self):
@@ -7898,12 +7956,10 @@ class Process:
                 continue
             os.set_blocking(stream.fileno(), False)
             left = fcntl.ioctl(stream.fileno(), FIONREAD, b"\0" * 4)  # not what others add meanwhile
-            wanted = self._size(number) + int.from_bytes(left, sys.byteorder)
-            while self._size(number) < wanted and self._pump.read(stream.fileno(), number):
+            captured = self._pump.captured[number]
+            wanted = len(captured) + int.from_bytes(left, sys.byteorder)
+            while len(captured) < wanted and self._pump.read(stream.fileno(), number):
                 continue
-
-    def _size(self, number):
-        return sum(map(len, self._pump.captured[number]))
 
     def _exit(self):
         supervisor = self._supervisor
@@ -7920,7 +7976,7 @@ class Process:
             error = "the exit status was taken by another waiter of the host, or SIGCHLD is ignored"
         return Result(
             exit_code=code, signal=signum, reason=reason, error=error,
-            stdout=b"".join(self._pump.captured[1]), stderr=b"".join(self._pump.captured[2]),
+            stdout=bytes(self._pump.captured[1]), stderr=bytes(self._pump.captured[2]),
             duration=supervisor.ended - supervisor.begun, denials=tuple(supervisor.denials),
             audits=tuple(supervisor.audits), policy_errors=tuple(supervisor.faults),
             missing_paths=supervisor.launching.missing_paths, unenforced=supervisor.launching.unenforced,

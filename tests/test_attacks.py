@@ -907,3 +907,94 @@ def test_who_keeps_the_first_process_from_dying_is_killed(tmp_path, monkeypatch)
     monkeypatch.setattr(sandlock._Supervisor, "_kill_others", lambda self: None)
     run(4).wait(timeout=1)
     assert (tmp_path / "late").exists()  # the control: until its own alarm
+
+
+HELD_DEATH_PIPE = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static const char *late;
+static void end(int n) { close(open(late, O_CREAT | O_WRONLY, 0600)); _exit(0); }
+int main(int n, char **a) {
+    int s[2], e[2], fd = 1023; char path[64]; late = a[1];
+    while (fd > 2 && fcntl(fd, F_GETFD) < 0) fd--;
+    if (pipe(e) || socketpair(AF_UNIX, SOCK_STREAM, 0, s)) return 1;
+    if (fork() == 0) {
+        setsid(); signal(SIGALRM, end); alarm(atoi(a[2]));
+        fcntl(fd, F_SETFL, 0);                   // no signal comes of it any more
+        sprintf(path, "/proc/self/fd/%d", fd);
+        int w = open(path, O_WRONLY);
+        write(e[1], "x", 1);
+        splice(s[0], 0, w, 0, 65536, 0);         // whoever closes that pipe last waits
+        for (;;) pause();
+    }
+    read(e[0], path, 1); usleep(300000);
+    return 7;
+}"""
+
+
+def test_who_holds_the_death_pipe_holds_nobody_up(tmp_path, monkeypatch):
+    payload, before = compiled(HELD_DEATH_PIPE), snapshot()
+
+    def run(seconds):
+        return Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path]).run([payload, str(tmp_path / "late"), str(seconds)])
+    assert run(60).exit_code == 7 and eventually(lambda: clean(before)) and not (tmp_path / "late").exists()
+    sweep = sandlock._Supervisor._sweep
+    monkeypatch.setattr(sandlock._Supervisor, "_sweep", lambda self: (self.launching.close_death_pipe(), sweep(self)))
+    assert run(4).exit_code == 7 and (tmp_path / "late").exists()  # the control: until its own alarm
+
+
+def test_nothing_of_the_start_is_open_when_the_program_begins(monkeypatch):
+    """Closing a pipe whose lock the program holds would wait for it."""
+    open_ones, let_go = [], sandlock._Supervisor._let_go
+
+    def look(self, traced):
+        open_ones.append([fd for fd in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + fd)])
+        let_go(self, traced)
+    monkeypatch.setattr(sandlock._Supervisor, "_let_go", look)
+    with box().popen(["sleep", "5"], stdin=1, stdout=1, stderr=1) as process:
+        assert set(open_ones[0]) >= {str(stream.fileno()) for stream in (process.stdin, process.stdout, process.stderr)}
+        assert set(open_ones[0]) <= set(os.listdir("/proc/self/fd")) | {str(max(map(int, open_ones[0])))}  # that of the listing
+        process.kill()
+
+
+def test_threads_have_no_descriptors_of_their_own():
+    """They would be counted nowhere."""
+    code = ("import ctypes, platform\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+            "def call(*args): return ctypes.get_errno() if libc.syscall(*args) == -1 else 0\n"
+            "print(call(%d, 500, 600, 0), call(%d, 500, 600, 2), call(%d, 0x10d00 & ~0x400, 0, 0, 0, 0), flush=True)" % (
+                sandlock._NR["close_range"], sandlock._NR["close_range"], sandlock._NR["clone"]))
+    assert box().run(python(code)).stdout == b"0 22 1\n"
+
+
+def test_a_signal_that_another_thread_takes_is_nobodys_error(tmp_path):
+    """Three threads wait in calls made on behalf; the kernel gives a signal of the process to one of them."""
+    os.mkfifo(tmp_path / "fifo")
+    code = ("import os, signal, sys, threading, time\n"
+            "if %d: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+            "signal.signal(signal.SIGUSR1, lambda *a: None); signal.siginterrupt(signal.SIGUSR1, False)\n"
+            "def go(unblocked=True):\n"
+            "    if unblocked: signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])\n"
+            "    try: os.close(os.open('fifo', 0)); os.write(1, b'ok\\n')\n"
+            "    except OSError as e: os.write(1, b'%%d\\n' %% e.errno)\n"
+            "ts = [threading.Thread(target=go) for _ in range(3)]\n[t.start() for t in ts]; print('go', flush=True); go(False); [t.join() for t in ts]")
+    for blocked, fields in ((0, {}), (1, {}), (0, dict(policy_fn=lambda event, ctx: None, policy_events=["openat"]))):
+        fields = dict(fields, fs_readable=SYSTEM_PATHS + (tmp_path,), fs_denied=[tmp_path / "none"], cwd=tmp_path)
+        with Sandbox(**fields).popen([sys.executable, "-S", "-c", code % blocked], stdout=1) as process:
+            assert process.stdout.readline() == b"go\n"
+            time.sleep(0.5)
+            if blocked:
+                process.send_signal(signal.SIGUSR1)
+            else:
+                process.pause()
+                time.sleep(0.2)
+                process.resume()
+            time.sleep(0.5)
+            with open(tmp_path / "fifo", "w"):
+                lines = process.wait(timeout=20).stdout.split()
+        # Where the first thread blocks it nobody can tell who gets it: EINTR.
+        assert len(lines) == 4 and set(lines) <= ({b"ok", b"4"} if blocked else {b"ok"}), (blocked, lines)

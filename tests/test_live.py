@@ -393,6 +393,24 @@ def test_a_list_for_one_process():
             assert one.connect("127.0.0.1", port) == "ECONNREFUSED"  # tighter, never wider
 
 
+SCRIPTS = [b"#!/bin/echo\n", b"#!/bin/echo a b \t\n", b"#! \t/bin/echo\ta\n", b"#!/bin/echo", b"#!/bin/echo ", b"#!/bin/echo a ", b"#!/bin/echo \0x\n", b"#!/bin/echo\0x\n", b"#!/bin/echo a\0b\n",
+           b"#!/bin/echo " + b"a" * 250, b"#!/bin/echo " + b"a" * 240 + b"  b\n", b"#!/bin/echo " + b"a" * 243 + b"\n", b"#!" + b" " * 240 + b"/bin/echo\n", b"#!" + b" " * 260 + b"/bin/echo\n",
+           b"#!/bin/" + b"x" * 300, b"#!", b"#!\n", b"#! \t \n", b"#!\0/bin/echo\n", b"#!/bin/echo a\nb", b"#!/bin/echo\n\0"]
+
+
+def test_scripts_are_read_as_the_kernel_reads_them(tmp_path):
+    code = ("import os, sys\nfor n in range(%d):\n    pid = os.fork()\n    if not pid:\n"
+            "        try: os.execv('./s%%d' %% n, ['x', 'arg'])\n        except OSError as e: os.write(1, b'%%d\\n' %% e.errno)\n        os._exit(1)\n"
+            "    os.write(1, b'%%d\\n' %% os.waitpid(pid, 0)[1])" % len(SCRIPTS))
+    for n, head in enumerate(SCRIPTS):
+        (tmp_path / ("s%d" % n)).write_bytes(head)
+        (tmp_path / ("s%d" % n)).chmod(0o755)
+    alone = subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path, stdout=subprocess.PIPE).stdout
+    assert alone.count(b"s1 arg") == 1 and alone.count(b"256") > 3
+    watched = Sandbox(fs_readable=SYSTEM_PATHS + (tmp_path,), cwd=tmp_path, policy_fn=lambda event, ctx: None, policy_events=["execve"]).run([sys.executable, "-S", "-c", code])
+    assert watched.stdout == alone, [row for row in zip(alone.split(b"\n"), watched.stdout.split(b"\n")) if row[0] != row[1]]
+
+
 def test_a_list_for_one_process_without_a_supervisor(monkeypatch):
     monkeypatch.setattr(sandlock, "_kernel_flags", lambda: sandlock._KernelFlags(marks_ranges=True))
     with box(best_effort=True).popen(["sleep", "20"]) as process:

@@ -339,6 +339,16 @@ def test_cwd_env_and_clean_env(monkeypatch):
     assert {n.split(b"=")[0] for n in names} <= {b"PATH", b"HOME", b"USER", b"TERM", b"LANG", b"ADDED"}
 
 
+def test_a_signal_handler_may_fork_while_the_host_forks():
+    code = ("import sys, os, signal, time\nsys.path.insert(0, %r)\nimport sandlock\ncount = [0, 0]\n"
+            "def fork(at):\n    pid = os.fork()\n    if pid == 0: os._exit(0)\n    os.waitpid(pid, 0); count[at] += 1\n"
+            "def again(*args):\n    fork(1); signal.setitimer(signal.ITIMER_REAL, 0.0003)\n"
+            "signal.signal(signal.SIGALRM, again); signal.setitimer(signal.ITIMER_REAL, 0.0003)\n"
+            "end = time.monotonic() + 1.5\nwhile time.monotonic() < end: fork(0)\n"
+            "signal.signal(signal.SIGALRM, signal.SIG_IGN); assert min(count) > 5, count" % REPO)
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 0
+
+
 def test_cwd_where_libc_cannot_change_it(monkeypatch, tmp_path):
     """Before glibc 2.29 posix_spawn(3) knows no working directory."""
     class Older:
