@@ -1880,13 +1880,19 @@ def _block_open(flags):
     return block
 
 
-def _block_growth(size):
-    """More than 1 MiB, in a register of 64 bits; only where it is trapped at all."""
+_GROWTH = 1 << 20
+
+
+def _block_growth(size, flags=None):
+    """More than 1 MiB, in a register of 64 bits, or shared memory; only where it is trapped at all."""
     def block(asm, plan):
+        if flags is not None:
+            asm.ld(_arg(flags))
+            asm.jset(MAP_SHARED, "notify")  # MAP_SHARED_VALIDATE has that bit too
         asm.ld(_arg(size) + 4)
         asm.jset(0xffffffff, "notify")
         asm.ld(_arg(size))
-        asm.jge((1 << 20) + 1, "notify")
+        asm.jge(_GROWTH + 1, "notify")
         asm.goto("allow")
     return block
 
@@ -1938,7 +1944,7 @@ _BLOCKS = _by_name({
             SO_LINGER: _goto("watched"), SO_ZEROCOPY: _goto("errno:%d" % errno.EOPNOTSUPP)}, "allow"),
         0: _block_values(2, [4], "eperm", "allow"),  # IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS,
         41: _block_values(2, [5, 6, 32, 57], "eperm", "allow")}, "allow"),  # IPV6_FLOWLABEL_MGR, IPV6_RTHDR
-    "mmap": _block_growth(1),
+    "mmap": _block_growth(1, flags=3),
     "mremap": _block_growth(2),
     "rt_sigaction": _block_if(0, {signal.SIGCHLD: _block_sigaction}, "allow"),
     "setpgid": _zero_or_notify,  # joining another group could be joining the host's (same session)
@@ -3338,9 +3344,14 @@ def _copy_control(sup, request, raw):
 
 def _on_growth(sup, request):
     """mmap and mremap of more than 1 MiB; all numbers are in registers. Only memory that can be
-    written and is the program's own counts; the kernel itself counts what becomes writable later."""
+    written and is the program's own counts; the kernel itself counts what becomes writable later. (Shared memory
+    is trapped whatever its size: from then on it is looked for.)"""
     args, is_mmap = request.args, request.nr == _NR["mmap"]
     size = args[1] if is_mmap else args[2]
+    if is_mmap and args[3] & MAP_SHARED:
+        sup.memory.has_shared = True
+    if size <= _GROWTH:
+        return _CONTINUE
     call = _Call(request, "mmap", lambda: _CONTINUE, where=_ANYWHERE, size=size)
     grows = size if is_mmap else max(0, size - args[1])
     if is_mmap and not (args[3] & MAP_ANONYMOUS if args[3] & MAP_SHARED else args[2] & PROT_WRITE):
@@ -3358,7 +3369,7 @@ def _on_growth(sup, request):
 
 def _on_memfd(sup, request):
     """A file in memory: from now on those count, mapped or not."""
-    sup.memory.has_memfds = True
+    sup.memory.has_memfds = sup.memory.has_shared = True
     return _CONTINUE
 
 
@@ -6054,7 +6065,7 @@ class _Memory:
     just as often: past the limit the largest process is killed.
     """
     LOOKS_MS = 100
-    LOOK_S = 1.0            # at descriptors, and then at shared memory: what takes longer counts as much as it may be
+    LOOK_S = 1.0            # at descriptors, and then at mapped memory: what takes longer counts as much as it may be
     FEW_DESCRIPTORS = 1024  # are looked at whatever it takes
     THREAD_BYTES = 24 << 10
     INODE_BYTES = 1024      # of a tmpfs, of extended attributes too; mm/shmem.c: BOGO_INODE_SIZE
@@ -6063,9 +6074,10 @@ class _Memory:
         self._sup = supervisor
         self._lock = threading.RLock()  # one look at a time
         self._tolerated = 0  # bytes in use when the limit fell below them
-        self.reading, self.reader_tid = _thread.allocate_lock(), None  # held by the thread that reads smaps
-        self.has_memfds = False
-        self._memfd_device = None
+        self.reading, self.reader_tid = _thread.allocate_lock(), None  # held by the thread that reads maps
+        # Whether there may be such memory: known where the calls that make it are trapped.
+        self.has_memfds = self.has_shared = policy.max_memory is None
+        self.has_shared |= "shmat" in policy.extra_allow_syscalls
         self._tmpfs = {}  # device -> (mount point, bytes in use before; others' writes count too)
         if policy.max_memory is not None:
             writable = [os.path.realpath(path) for path in policy.fs_writable]
@@ -6096,21 +6108,22 @@ class _Memory:
     def _take_stock(self):
         """-> ({pid: bytes of its own}, {pid: bytes that it shares}, bytes of all)."""
         tasks = {pid: _living_task(pid) for pid in self._sup.members()}
-        files = self._memfds(tasks) if self.has_memfds else {}
-        own = {pid: self.of(task) for pid, task in tasks.items()}
-        counted, deadline = set(files) | set(self._tmpfs), time.monotonic() + self.LOOK_S
-        shared = {pid: self._shared(task, counted, deadline) for pid, task in tasks.items()}
+        sizes = self._memfds(tasks) if self.has_memfds else {}
+        own, opened = {pid: self.of(task) for pid, task in tasks.items()}, frozenset(sizes)
+        mapped = self._mapped(tasks) if self.has_shared else {pid: {} for pid in tasks}
+        for inode, size in (row for rows in mapped.values() for row in rows.items()):
+            if inode not in opened:  # by several: as much as by the one with the most of it
+                sizes[inode] = max(size, sizes.get(inode, 0))
+        untold = {pid: int(_task_status(task).get("RssShmem", "0 kB").split()[0]) << 10
+                  for pid, task in tasks.items() if pid not in mapped}
+        shared = {pid: untold[pid] if pid in untold else sum(mapped[pid].values()) for pid in tasks}
         written = sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values())
-        return own, shared, (sum(own.values()) + min(sum(shared.values()), _all_shared_memory())
-                             + sum(files.values()) + written)
+        return own, shared, (sum(own.values()) + sum(sizes.values()) + written
+                             + min(sum(untold.values()), _all_shared_memory()))
 
     def _memfds(self, tasks):
-        """{(device, inode): bytes} of the files in memory that any process has open. Who has so many descriptors
+        """{inode: bytes} of the files in memory that any process has open. Who has so many descriptors
         that they cannot be looked at in time is killed, and taken out of `tasks`."""
-        if self._memfd_device is None:
-            fd = _memfd(b"sandlock", MFD_CLOEXEC)
-            self._memfd_device = os.fstat(fd).st_dev
-            os.close(fd)
         sizes, deadline = {}, time.monotonic() + self.LOOK_S
         counts = {pid: _descriptor_count(task) for pid, task in tasks.items()}
 
@@ -6132,49 +6145,40 @@ class _Memory:
                     info = os.stat("/proc/%d/fd/%s" % (pid, name))
                 except OSError:
                     continue  # it was closed
-                if info.st_dev == self._memfd_device:
-                    sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
+                if info.st_dev == _memory_device():
+                    sizes[info.st_ino] = info.st_blocks * 512
             if late(pid):
                 self._kill(pid, "its %d descriptors cannot be looked at in time" % counts[pid], 0)
                 del tasks[pid]
         return sizes
 
-    def _shared(self, pid, counted, deadline):
-        """Bytes of shared memory that a process has touched, divided by those who share it, but for the
-        files and devices that are `counted` already. If nobody can tell by then: all that it has touched."""
-        touched = int(_task_status(pid).get("RssShmem", "0 kB").split()[0]) << 10
-        smaps = self._smaps(pid, deadline) if touched else b""
-        return touched if smaps is None else _shared_memory(smaps, counted)
-
-    def _smaps(self, pid, deadline):
-        """proc_pid_smaps(5), b"" where it has ended, or None where nobody can tell or past the deadline: each page
-        of it waits for the process, for as long as that likes. So another thread reads, one at a time."""
+    def _mapped(self, tasks):
+        """{pid: {inode: bytes}} of the files in memory that processes have mapped; proc_pid_maps(5). Each page of
+        that waits for the process, for as long as that likes: so a thread reads, and who cannot be told of in
+        time, or may not be looked at, is missing."""
         if not self.reading.acquire(False):
-            return None
-        told, parts = queue.SimpleQueue(), []
+            return {}
+        found, done, deadline = {}, queue.SimpleQueue(), time.monotonic() + self.LOOK_S
 
         def read():
             self.reader_tid = threading.get_native_id()
-            _block_signals()
             try:
-                with open("/proc/%d/smaps" % pid, "rb", 0) as file:
-                    while (not parts or parts[-1]) and time.monotonic() < deadline:
-                        parts.append(file.read(1 << 16))
-            except (FileNotFoundError, ProcessLookupError):
-                parts[:] = [b""]  # it ended
-            except OSError:
-                parts[:] = [b"?"]  # not to be looked at
-            self.reading.release()
-            told.put(b"".join(parts) if parts and not parts[-1] else None)
+                _block_signals()
+                for pid, task in tasks.items():
+                    sizes = _mapped_memory(task, deadline)
+                    if sizes is not None:
+                        found[pid] = sizes
+            finally:
+                self.reading.release()
+                done.put(None)
         try:
             _thread.start_new_thread(read, ())
+            done.get(timeout=self.LOOK_S)
         except RuntimeError:
             self.reading.release()
-            return None
-        try:
-            return told.get(timeout=max(0, deadline - time.monotonic()))
         except queue.Empty:
-            return None
+            pass  # some are told of
+        return dict(found)
 
     def fits(self, more):
         """Whether the sandbox may grow by that; gives out the limits anew."""
@@ -6244,23 +6248,38 @@ def _descriptor_count(pid):
         return 0  # it ended
 
 
-def _shared_memory(smaps, counted):
-    total, counts = 0, False
-    for line in smaps.splitlines():
-        words = line.split()
-        if not words[0].endswith(b":"):  # a mapping: range, permissions, offset, device, inode, name
-            major, minor = (int(n, 16) for n in words[3].split(b":"))
-            device = os.makedev(major, minor)
-            counts = (words[1][3:] == b"s" and device not in counted
-                      and (device, int(words[4])) not in counted and _is_in_memory(words[5:6]))
-        elif counts and words[0] == b"Pss:":
-            total += int(words[1]) << 10
-    return total
+def _mapped_memory(pid, deadline):
+    """{inode: bytes} of the files in memory that a process has mapped, or None if that takes too long or nobody may
+    know. However it is mapped: what is mapped privately lives in the file until it is written to."""
+    sizes, rest, device = {}, b"", _memory_device()
+    shown = b" %02x:%02x " % (os.major(device), os.minor(device))
+    try:
+        with open("/proc/%d/maps" % pid, "rb", 0) as file:
+            while time.monotonic() < deadline:
+                block = file.read(1 << 16)
+                if not block:
+                    return sizes
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    if shown in line:
+                        span, _, _, _, inode = line.split(None, 5)[:5]
+                        low, high = (int(end, 16) for end in span.split(b"-"))
+                        sizes[int(inode)] = sizes.get(int(inode), 0) + high - low
+    except (FileNotFoundError, ProcessLookupError):
+        return {}  # it ended
+    except OSError:
+        return None  # not to be looked at
+    return None
 
 
-def _is_in_memory(name):
-    """Shared anonymous memory, memfds, System V segments, and what lies on a tmpfs of /dev/shm."""
-    return not name or name[0].startswith((b"/dev/zero", b"/memfd:", b"/SYSV", b"/dev/shm/"))
+@functools.lru_cache(maxsize=None)
+def _memory_device():
+    """The one on which memfd_create(2), shared anonymous and System V memory lie; mm/shmem.c: shm_mnt."""
+    fd = _memfd(b"sandlock", MFD_CLOEXEC)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
 
 def _descendants(root):

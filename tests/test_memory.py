@@ -248,12 +248,12 @@ os.write(1, b"held\\n")
 
 
 def test_shared_memory_that_nobody_can_tell_of_in_time_counts_whole(monkeypatch):
-    """The kernel waits for the process at each page of smaps: here for as long as that lives."""
+    """The kernel waits for the process at each page of maps: here for as long as that lives."""
     assert box(max_memory="110M").run([sys.executable, "-S", "-c", SHARING], timeout=60).stdout == b"now\nheld\nheld\n"
 
     def slow(path, *args):
         until = time.monotonic() + 20
-        while str(path).endswith("/smaps") and os.path.exists(path) and time.monotonic() < until:
+        while str(path).endswith("/maps") and os.path.exists(path) and time.monotonic() < until:
             time.sleep(0.01)
         return open(path, *args)
     before = snapshot()
@@ -268,7 +268,7 @@ def test_shared_memory_that_nobody_can_tell_of_in_time_counts_whole(monkeypatch)
     assert eventually(lambda: clean(before))
 
 
-@pytest.mark.parametrize("what", ["smaps", "fd"])
+@pytest.mark.parametrize("what", ["maps", "fd"])
 def test_memory_that_may_not_be_looked_at_is_not_taken_for_none(what, monkeypatch):
     """Of a process that is not dumpable an ordinary user is told neither."""
     def shut(function):
@@ -277,11 +277,11 @@ def test_memory_that_may_not_be_looked_at_is_not_taken_for_none(what, monkeypatc
                 raise PermissionError(13, "Permission denied", path)
             return function(path, *args)
         return look
-    code = SHARING if what == "smaps" else MANY.replace("memfd_create(\"x\")", "memfd_create(\"x\"); time.sleep(0.5)")
+    code = SHARING if what == "maps" else MANY.replace("memfd_create(\"x\")", "memfd_create(\"x\"); time.sleep(0.5)")
     command = [sys.executable, "-S", "-c", code, "10"]
     assert box(max_memory="110M").run(command, timeout=60).stdout.endswith(b"held\n")
     monkeypatch.setattr(sandlock, "_all_shared_memory", lambda: 1 << 40)
-    if what == "smaps":
+    if what == "maps":
         monkeypatch.setattr(sandlock, "open", shut(open), raising=False)
     else:
         monkeypatch.setattr(os, "listdir", shut(os.listdir))
@@ -318,3 +318,41 @@ def test_threads_and_files_of_a_tmpfs_count(tmp_path):
             for i in range(500):
                 open(os.path.join(folder, str(i)), "w").close()
             assert sandlock._Memory._used(folder) >= before + 400 * 1024  # others may remove some meanwhile
+
+
+HIDERS = r"""
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(int n, char **a) {
+    static char block[1 << 20]; long mib = atol(a[2]); setbuf(stdout, 0);
+    for (long i = 0; i < mib; i++) {
+        if (*a[1] == 'p') {                      /* files in memory that are mapped privately, and closed */
+            int fd = memfd_create("x", 0); if (write(fd, block, sizeof block) != sizeof block) return 1;
+            char *p = mmap(0, sizeof block, PROT_READ, MAP_PRIVATE, fd, 0); close(fd);
+            for (int k = 0; k < sizeof block; k += 4096) *(volatile char *)(p + k);
+        } else {                                 /* shared memory, of which no page is mapped any more */
+            char *p = mmap(0, sizeof block, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+            memset(p, 1, sizeof block); madvise(p, sizeof block, MADV_DONTNEED);
+        }
+        usleep(2000);
+    }
+    sleep(1); puts("held"); return 0;
+}"""
+
+
+@pytest.mark.parametrize("how", ["private", "shared"])
+def test_memory_files_that_hide_count(how):
+    payload = compiled(HIDERS, "-pthread")
+    fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),))
+    assert Sandbox(max_memory="400M", **fields).run([payload, how, "200"], timeout=60).stdout == b"held\n"
+    killed = Sandbox(max_memory="80M", **fields).run([payload, how, "200"], timeout=60)
+    assert killed.exit_code == -9 and killed.denials[-1].field == "max_memory", killed
+    live = Sandbox(**fields).popen([payload, how, "200"], stdout=1)  # where nothing was trapped until the limit came
+    with live:
+        live.policy.restrict_max_memory(80 << 20)
+        assert live.wait(timeout=60).stdout == b""
