@@ -48,6 +48,7 @@ import enum
 import errno
 import fcntl
 import functools
+import io
 import os
 import queue
 import select
@@ -826,6 +827,7 @@ PIDFD_GET_INFO = _IOWR(11, pidfd_info, kind="\xff")
 PIDFD_INFO_EXIT = 1 << 3
 PIDFD_THREAD = 0o200  # O_EXCL
 PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0x4206, 0x4207
 PTRACE_SYSCALL, PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEEXEC = 24, 1, 1 << 4
 PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP, WALL = 4, 128, 0x40000000  # __WALL of wait(2)
@@ -1215,6 +1217,10 @@ class _Shared:
             if not self._users:
                 self._restore(self._before)
 
+    def forget(self):
+        """In a forked child of the host, in which there are no runs."""
+        self._lock, self._users = _thread.allocate_lock(), 0
+
 
 def _shorten_switch_interval():
     before = sys.getswitchinterval()
@@ -1229,6 +1235,26 @@ _switch_interval = _Shared(_shorten_switch_interval, sys.setswitchinterval)
 # clears the host's dumpable flag; PR_SET_DUMPABLE(2const).
 _dumpable = _Shared(lambda: _call("prctl", PR_GET_DUMPABLE),
                     lambda before: before == 1 and _call("prctl", PR_SET_DUMPABLE, 1))
+
+
+def _yama_scope():
+    """Whom a process may trace, and do more than look at; Documentation/admin-guide/LSM/Yama.rst. 0: no Yama."""
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def _adopt_orphans():
+    before = _i32()
+    _call("prctl", PR_GET_CHILD_SUBREAPER, _address(before))
+    _call("prctl", PR_SET_CHILD_SUBREAPER, 1)
+    return before.value
+
+
+# Yama's scope 1 stops at descendants, of which an orphan is one only where the host adopts it.
+_adoption = _Shared(_adopt_orphans, lambda before: _call("prctl", PR_SET_CHILD_SUBREAPER, before))
 
 
 _IOVEC = struct.Struct("=QQ")  # struct iovec
@@ -5192,6 +5218,7 @@ class _Supervisor:
         self.denials, self.audits, self.faults = _Kept(), _Kept(), _Kept()
         self.used = {}       # (field, value, path) of what the policy was needed for, in order, if it explains
         self.begun = self.ended = time.monotonic()
+        self.left = []       # streams to be closed when nobody is left who could make that wait; then None
         # Set by the launch pad; it sends ("listening", None), ("spawned", errno), ("failed", e).
         self.from_pad = queue.SimpleQueue()
         self._open_descriptors()
@@ -5931,8 +5958,19 @@ class _Supervisor:
         except OSError as e:
             self.error = self.error or "the launch could not be cleaned up: %s" % e
         finally:
+            with self.lock:
+                left, self.left = self.left, None
+            _close_streams(left)
             _live.discard(self)
             self.finished.release()
+
+    def leave(self, stream):
+        """Has a stream closed at the end of the run."""
+        with self.lock:
+            if self.left is not None:
+                self.left.append(stream)
+                return
+        stream.close()
 
     def _end_program(self):
         """Kills, sweeps and reaps."""
@@ -6044,8 +6082,8 @@ class _Supervisor:
 
     def forget(self):
         """In a forked child of the host: closes what would keep the sandbox alive there."""
-        self.lock = threading.RLock()  # another thread may have held it at the fork
-        self.launching.terminal, self.launching._holds_dumpable = None, False
+        self.lock, self.left = threading.RLock(), None  # another thread may have held it at the fork
+        self.launching.terminal, self.launching.settings = None, []
         self.release()
         if self.listener:
             self.listener.fd = -1  # closed as one of _host_only, like the death pipe
@@ -6359,6 +6397,8 @@ def _forget_all():
     for fd in _host_only:
         os.close(fd)
     _host_only.clear()
+    for setting in (_switch_interval, _dumpable, _adoption):
+        setting.forget()
     _after_fork()
 
 
@@ -7157,7 +7197,7 @@ class _Launch:
     def __init__(self, policy, argv, network, stdio, signals, new_session=True, terminal=None):
         self.network = network
         self.policy, self.argv, self.signals, self.terminal = policy, argv, signals, terminal
-        self.fds, self.lasting_fds, self._keep, self._holds_dumpable = [], [], [], False
+        self.fds, self.lasting_fds, self._keep, self.settings = [], [], [], []
         _load_libgcc()
         _interrupting_signal()
         self.abi = landlock_abi_version()
@@ -7216,9 +7256,8 @@ class _Launch:
     def finish(self):
         """The rest, at the end of the run."""
         self.close_death_pipe()
-        if self._holds_dumpable:
-            self._holds_dumpable = False
-            _dumpable.give_back()
+        while self.settings:
+            self.settings.pop().give_back()
         if self.terminal is not None:
             terminal, self.terminal = self.terminal, None
             try:
@@ -7227,9 +7266,13 @@ class _Launch:
                 if e.errno not in (errno.ENOTTY, errno.EIO, errno.EBADF):  # it was closed
                     raise
 
+    def _hold(self, setting):
+        setting.hold()
+        self.settings.append(setting)
+
     def keep_undumpable(self):
         """For good: a thread with other ids lives on."""
-        self._holds_dumpable = False
+        self.settings = [setting for setting in self.settings if setting is not _dumpable]
 
     def close_death_pipe(self):
         while self.lasting_fds:
@@ -7254,8 +7297,7 @@ class _Launch:
             steps += [("user", "setgroups", (len(groups), _address(self._groups))),
                       ("user", "setresgid", (gid, gid, gid)),
                       ("user", "setresuid", (0, uid, 0))]
-            _dumpable.hold()
-            self._holds_dumpable = True
+            self._hold(_dumpable)
         self.steps_broker, self.steps_program = steps, []
         self._capability_steps()
         if self.abi:
@@ -7272,6 +7314,7 @@ class _Launch:
     def _capability_steps(self):
         self._cap_header, self._cap_data = _capabilities()
         keep, uid = self._cap_data[1] & _KEPT_CAPABILITIES, self.user_ids[0] if self.user_ids else 0
+        programs, scope = 0 if uid else keep, _yama_scope()
         if uid:
             # With other real ids than its tasks', the broker reads their memory by CAP_SYS_PTRACE;
             # Landlock keeps that to the sandbox.
@@ -7279,14 +7322,19 @@ class _Launch:
                 raise UnsupportedError("user", "CAP_SYS_PTRACE, for the thread that judges its calls",
                                        "a root without it; in a container: --cap-add SYS_PTRACE")
             keep = CAP_SYS_PTRACE
+        elif scope and self._cap_data[1] & CAP_SYS_PTRACE:
+            keep |= CAP_SYS_PTRACE
+        elif scope == 1:
+            self._hold(_adoption)
         self._cap_data[:] = [keep, keep, 0, 0, 0, 0]
         self.steps_broker.append(("capabilities", "capset",
                                   (_address(self._cap_header), _address(self._cap_data))))
+        self._programs_caps = (_u32 * 6)(programs, programs)
         if uid:
-            self._no_caps = (_u32 * 6)()
-            self.steps_program += [
-                ("user", "setresuid", (uid, uid, uid)),
-                ("capabilities", "capset", (_address(self._cap_header), _address(self._no_caps)))]
+            self.steps_program.append(("user", "setresuid", (uid, uid, uid)))
+        if keep != programs:
+            self.steps_program.append(
+                ("capabilities", "capset", (_address(self._cap_header), _address(self._programs_caps))))
 
     def _spawn_arguments(self):
         """posix_spawn(3): its objects are opaque, at most 336 bytes in glibc and musl."""
@@ -7639,7 +7687,7 @@ class _Stdio:
             ends = [_high_fd(fd) for fd in os.pipe()]
             ours = ends.pop(1 if target == 0 else 0)
             self.child[target] = self._own(ends[0])
-            self.parent[target] = os.fdopen(ours, "rb" if target else "wb", 0)
+            self.parent[target] = _PipeEnd(ours, "rb" if target else "wb")
         elif mode == -2 and target == 2:  # subprocess.STDOUT
             source = self.child[1]
             self.child[2] = self._copy(1) if source is None else source
@@ -7658,6 +7706,16 @@ class _Stdio:
 
     def close_parent(self):
         _close_streams(self.parent)
+
+
+class _PipeEnd(io.FileIO):
+    """Our end of a pipe. Who closes a pipe last waits for whoever holds its lock, which the program can, and
+    finalizers run on any thread: the one of this leaves it to the end of the run."""
+    supervisor = None
+
+    def __del__(self):
+        if self.supervisor is not None and not self.closed:
+            self.supervisor.leave(self)
 
 
 def _close_streams(streams):
@@ -7724,7 +7782,7 @@ class _Pump:
         finally:
             self._running.release()
             if self._abandoned:
-                self._close()
+                self._mailbox.close()
 
     def _shut(self, poller, fd):
         poller.unregister(fd)
@@ -7762,17 +7820,12 @@ class _Pump:
         return True
 
     def abandon(self):
-        """Waits for nobody: the thread closes the streams, if there is one."""
+        """Waits for nobody."""
         self._abandoned = True
         if self._mailbox:
             self._mailbox.post(self._open.clear)
-        if self._running.acquire(False):
-            self._close()
-
-    def _close(self):
-        _close_streams(self._streams)
-        if self._mailbox:
-            self._mailbox.close()
+            if self._running.acquire(False):
+                self._mailbox.close()
 
 
 class Process:
@@ -7785,6 +7838,9 @@ class Process:
         self._lock = threading.RLock()  # guards _result and the reading of the pipes
         self._pump = self._result = None
         self.stdin, self.stdout, self.stderr = streams
+        for stream in streams:
+            if stream is not None:
+                stream.supervisor = supervisor
         if threaded:
             try:
                 _start_thread(supervisor.serve)
@@ -7886,8 +7942,9 @@ class Process:
                 _thread.start_new_thread(supervisor.abandon, ())
         if self._pump:
             self._pump.abandon()
-        else:
-            _close_streams((self.stdin, self.stdout, self.stderr))
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                supervisor.leave(stream)
 
     def _close(self):
         supervisor = self._supervisor

@@ -998,3 +998,19 @@ def test_a_signal_that_another_thread_takes_is_nobodys_error(tmp_path):
                 lines = process.wait(timeout=20).stdout.split()
         # Where the first thread blocks it nobody can tell who gets it: EINTR.
         assert len(lines) == 4 and set(lines) <= ({b"ok", b"4"} if blocked else {b"ok"}), (blocked, lines)
+
+
+def test_where_yama_lets_trace_descendants_only(monkeypatch):
+    """A root host's broker keeps CAP_SYS_PTRACE; an ordinary host adopts orphans while it runs a sandbox."""
+    def status(path, name):
+        return next(line.split()[1] for line in open(path) if line.startswith(name + ":"))
+    code = "import os, time\nif os.fork() == 0:\n    if os.fork() == 0: time.sleep(0.5); os.write(1, b'%d' % os.getppid())\n    os._exit(0)\nos.wait(); time.sleep(30)"
+    found = {}
+    for scope in (0, 1):
+        monkeypatch.setattr(sandlock, "_yama_scope", lambda: scope)
+        with box().popen(python(code), stdout=1) as process:
+            adopter = int(process.stdout.read(20))
+            broker = int(status("/proc/self/task/%d/status" % process._supervisor.broker.tid, "CapPrm"), 16)
+            found[scope] = adopter == os.getpid(), bool(broker & sandlock.CAP_SYS_PTRACE), int(status("/proc/%d/status" % process.pid, "CapPrm"), 16) & sandlock.CAP_SYS_PTRACE
+    assert found == {0: (False, False, 0), 1: (False, True, 0) if ROOT else (True, False, 0)}
+    assert sandlock._adoption._users == 0

@@ -1,5 +1,6 @@
 """run, popen, run_interactive, Process, Result: what a user of subprocess expects."""
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -545,3 +546,15 @@ print(result.stdout, result.stderr, len(result.denials))
 def test_ended_orphans_that_the_host_adopts_do_not_count():
     host = subprocess.run([sys.executable, "-c", ADOPTING % os.path.dirname(sandlock.__file__)], stdout=subprocess.PIPE, timeout=100)
     assert host.stdout == b"b'done\\n' b'' 0\n"
+
+
+def test_a_process_in_a_cycle_is_collected_although_it_holds_its_pipe(tmp_path):
+    payload, before = compiled(HOLDS_PIPE), snapshot()
+    sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path])
+    process = sandbox.popen([payload, str(tmp_path / "late"), "1"], stdin=1, stdout=1)
+    time.sleep(0.3)
+    process.cycle = [process, process.stdout]
+    begun = time.monotonic()
+    del process
+    gc.collect()
+    assert eventually(lambda: clean(before)) and time.monotonic() - begun < 5 and not (tmp_path / "late").exists()
