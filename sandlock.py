@@ -7203,7 +7203,7 @@ class _Launch:
         self.abi = landlock_abi_version()
         self.unenforced = _require_enforceable(policy, self.abi)
         self.waits_killably, self.supervised = _kernel_flags().waits_killably, _kernel_flags().listener
-        self.stdio, self._close_stdio, self.new_session = stdio.child, stdio.close_child, new_session
+        self.stdio, self.new_session = stdio, new_session
         self.environment = _child_environment(policy)
         self.candidates = _executables(argv[0], self.environment, policy.cwd)
         try:
@@ -7246,7 +7246,6 @@ class _Launch:
 
     def close(self):
         """What only the start needed. The write end of the death pipe stays."""
-        self._close_stdio()
         while self.fds:
             os.close(self.fds.pop())
         while self._keep:
@@ -7626,7 +7625,8 @@ class Sandbox:
         with _SignalsBlocked() as signals:
             stdio = _Stdio(modes)
             try:
-                launch = _Launch(self.policy, argv, network, stdio, signals, **options)
+                launch = _Launch(self.policy, argv, network, stdio.child, signals, **options)
+                launch.fds += stdio.hand_over()
                 try:
                     supervisor = (_Supervisor if launch.supervised else _Unsupervised)(launch)
                 except BaseException:
@@ -7699,6 +7699,11 @@ class _Stdio:
 
     def _copy(self, fd):
         return self._own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+
+    def hand_over(self):
+        """The descriptors that have to be closed once the program has them."""
+        owned, self._owned = self._owned, []
+        return owned
 
     def close_child(self):
         while self._owned:
