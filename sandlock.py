@@ -43,6 +43,7 @@ Sections: 1 this text - 2 errors - 3 policy and public values - 4 kernel ABI - 5
 confine - 16 command line. Each uses earlier ones only, but for what is called at run time.
 """
 import atexit
+import copyreg
 import ctypes
 import enum
 import errno
@@ -78,13 +79,7 @@ class SandlockError(Exception):
     """Base of all errors of this module."""
 
     def __reduce__(self):  # for pickle, past the arguments of the subclasses
-        return _unpickled, (type(self), self.args, self.__dict__)
-
-
-def _unpickled(kind, args, attributes):
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(attributes)
-    return error
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
 
 
 class PolicyError(SandlockError, ValueError):
@@ -386,13 +381,9 @@ def _endpoint(field, text):
         host, colon, ports = rest.partition(":")
         if ":" in ports:
             raise wrong("write an IPv6 address in brackets: [%s]" % rest)
-    if colon:
-        if not ports:
-            raise wrong("a port must follow the colon")
-        ranges = None if ports == "*" else tuple(
-            _endpoint_port(wrong, part) for part in ports.split(","))
-    else:
-        ranges = None
+    if colon and not ports:
+        raise wrong("a port must follow the colon")
+    ranges = None if ports in ("", "*") else tuple(_endpoint_port(wrong, part) for part in ports.split(","))
     if not host and not colon:
         raise wrong("an endpoint must not be empty")
     return _Endpoint(schemes=schemes, host=_endpoint_host(wrong, host), ports=ranges)
@@ -1154,11 +1145,6 @@ def _block_signals():
     _SignalsBlocked().__enter__()
 
 
-def _thread_is_gone(tid):
-    """True once no thread `tid` of this process is left in the kernel (tgkill(2), ESRCH)."""
-    return _raw(_NR["tgkill"], os.getpid(), tid, 0) == -errno.ESRCH
-
-
 def _is_free(lock, timeout_s):
     """Whether nobody holds a lock, or gives it back in time."""
     free = lock.acquire(timeout=timeout_s)
@@ -1168,8 +1154,9 @@ def _is_free(lock, timeout_s):
 
 
 def _is_ours(tid):
-    """Whether a number is a thread of this process, the host's own, of which the kernel refuses us nothing."""
-    return not _thread_is_gone(tid)
+    """Whether a number is that of a thread of this process, the host's own, of which the kernel refuses us nothing:
+    until nothing of it is left; tgkill(2)."""
+    return _raw(_NR["tgkill"], os.getpid(), tid, 0) != -errno.ESRCH
 
 
 # Held while the host forks, in a signal handler within a fork too; and while a descriptor is made.
@@ -1187,14 +1174,22 @@ def _close_host_only(fd):
         os.close(fd)
 
 
+class _Fd(int):
+    """A descriptor that a `with` block closes."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        os.close(self)
+
+
 def _high_fd(fd):
     """The descriptor itself, or where it is 0, 1 or 2 (a host with closed stdio) a higher copy."""
     if fd > 2:
         return fd
-    try:
+    with _Fd(fd):
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(fd)
 
 
 class _Shared:
@@ -1280,28 +1275,19 @@ def _read_memory(tid, address, size):
 
 
 def _write_checked(listener, request, address, data):
-    """Into a task that waits: checked with nothing in between, and never into a thread of ours."""
+    """process_vm_writev(2), into a task that waits: checked with nothing in between, and never into a thread of
+    ours; OSError where that is not possible."""
     if _is_ours(request.tid):
         raise OSError(errno.ESRCH, "not a task of the sandbox")
-    listener.check(request)
-    _write_memory(request.tid, address, data)
-
-
-def _write_memory(tid, address, data):
-    """process_vm_writev(2); OSError where that is not possible."""
     buffer = ctypes.create_string_buffer(data, len(data))
-    _result(_slow(_NR["process_vm_writev"], tid, _IOVEC.pack(_address(buffer), len(data)), 1,
+    listener.check(request)
+    _result(_slow(_NR["process_vm_writev"], request.tid, _IOVEC.pack(_address(buffer), len(data)), 1,
                   _IOVEC.pack(address, len(data)), 1, _ZERO), "process_vm_writev")
 
 
 def _link_to(fd):
     """A path that leads to the object of a descriptor, whatever that is, and no further."""
     return b"/proc/self/fd/%d" % fd
-
-
-def _fd_path(fd):
-    """Where a descriptor of ours leads, as the kernel tells it."""
-    return os.readlink(_link_to(fd))
 
 
 def _normal(path):
@@ -1555,13 +1541,11 @@ def _allow_path(ruleset, path, rights):
         return False
     except OSError as e:
         raise LaunchError("landlock_add_rule", e.errno, path) from e
-    try:
+    with _Fd(fd):
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             rights &= _bits("fs", _FS_ON_FILES)
         _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, landlock_path_beneath_attr(rights, fd), path)
         return True
-    finally:
-        os.close(fd)
 
 
 class _KernelFlags(_Record):
@@ -2306,11 +2290,8 @@ class _Tasks:
         if pidfd is not None:
             copy = _slow(_NR["pidfd_getfd"], pidfd, fd, 0)
         else:
-            pidfd = _pidfd_open(task.process)
-            try:
+            with _Fd(_pidfd_open(task.process)) as pidfd:
                 copy = _slow(_NR["pidfd_getfd"], pidfd, fd, 0)
-            finally:
-                os.close(pidfd)
         if copy == -errno.EPERM:
             raise _NoDescriptor(errno.EPERM, "pidfd_getfd(2) is refused: by a container's seccomp profile, "
                                 "or of a process that is not dumpable")
@@ -2416,19 +2397,11 @@ class _Call:
         try:
             for path in (self.event["path"], *self.paths):
                 self.above += _identities_above(sup, os.fsencode(path))
-            if self.child is not None:
-                self._identify_child(sup.walker.open(*self.child, O_PATH | os.O_NOFOLLOW, 0, 0))
+            info = self.child and sup.walker.info(*self.child)
+            if info:
+                self.identify(info)
         except OSError as e:
             self.refusal = self.refusal or (e.errno or errno.EACCES, "it cannot be looked at: %s" % e.strerror, None)
-
-    def _identify_child(self, fd):
-        if -fd in _NOT_THERE:
-            return
-        _result(fd, "its name")
-        try:
-            self.identify(os.fstat(fd))
-        finally:
-            os.close(fd)
 
     def fails(self, error, path):
         """What it will do is the kernel's own refusal. A path that leads nowhere is judged with its `..`,
@@ -2437,6 +2410,12 @@ class _Call:
         self.event["path"], self.failed = _normal(path), error in (errno.EACCES, errno.EPERM)
         self.paths += (path,) * (path != self.event["path"])
         self.act, self.where = (lambda: _refuse(error)), _ANYWHERE
+
+    def keep(self, fd):
+        """A descriptor, until the call is over; or -errno."""
+        if fd >= 0:
+            self.fds.append(fd)
+        return fd
 
     def identify(self, info):
         self.identities += ((info.st_dev, info.st_ino),)
@@ -2605,11 +2584,7 @@ def _on_setpgid(sup, request):
     pid, group = (value & 0xffffffff for value in request.args[:2])
     if group == (pid or request.task.process):
         return _CONTINUE
-    return sup.on_supervisor(request, lambda: _allow_if(_is_group_inside(sup, group)))
-
-
-def _is_group_inside(sup, group):
-    return bool(_inside_of_group(sup, group))
+    return sup.on_supervisor(request, lambda: _allow_if(_inside_of_group(sup, group)))
 
 
 def _inside_of_group(sup, group):
@@ -2644,15 +2619,12 @@ def _on_signal(target, signum, process=None, info=None):
 def _signal_process(sup, request, number, signum, about):
     own = _task_status(request.tid)
     if number > 0:
-        pidfd = _pidfd_open(number)  # ESRCH; from here on it means that process
-        try:
+        with _Fd(_pidfd_open(number)) as pidfd:  # ESRCH; from here on it means that process
             if not sup.is_member(number):
                 return _refuse(errno.EPERM)
             info = ctypes.create_string_buffer(about, 128)
             return _reply(sup.broker.call(_raw, _NR["pidfd_send_signal"], pidfd, signum,
                                           _address(info) if about else 0, 0))
-        finally:
-            os.close(pidfd)
     if number == -1:  # everybody but the caller
         targets = [pid for pid in sup.members() if pid != int(own.get("Tgid", 0))]
     else:
@@ -2682,7 +2654,7 @@ def _on_pidfd_signal(sup, request):
         return _refuse(errno.EBADF)
 
     def send():
-        try:
+        with _Fd(pidfd):
             sup.listener.check(request)
             with open("/proc/self/fdinfo/%d" % pidfd, "rb") as file:
                 rows = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
@@ -2692,8 +2664,6 @@ def _on_pidfd_signal(sup, request):
             if not sup.is_member(pid):
                 return _refuse(errno.EPERM)
             return _reply(_raw(_NR["pidfd_send_signal"], pidfd, signum & 0xffffffff, 0, 0))
-        finally:
-            os.close(pidfd)
     reply = sup.on_supervisor(request, send)
     if reply is not None:
         os.close(pidfd)
@@ -2933,11 +2903,7 @@ def _resolve_unix(sup, call, sockaddr, act, sock):
     if not stat.S_ISSOCK(os.fstat(target).st_mode):
         call.fails(errno.ECONNREFUSED, os.fsencode(call.event["path"]))
         return call.act
-    try:
-        os.close(os.open(link, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        error = errno.EACCES  # not a socket after all: cannot happen
-    except OSError as e:
-        error = e.errno
+    error = -_slow(_NR["openat"], AT_FDCWD, link, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, 0)  # never opens
     if error != errno.ENXIO:
         call.refusal = (error, "the socket is not beneath a writable path", "fs_writable")
     return lambda: act(call, sock, struct.pack("=H", AF_UNIX) + link + b"\0")
@@ -3057,8 +3023,7 @@ def _on_listen(sup, request):
     does not see that. Its name may be a stale one (of a connect that failed), so it is bound to it
     again: EINVAL means that it is bound already, anything else is Landlock's word on that port.
     Done on behalf: the socket judged is the socket that listens."""
-    sock = sup.broker.tasks.descriptor(request.task, request.args[0])
-    try:
+    with _Fd(sup.broker.tasks.descriptor(request.task, request.args[0])) as sock:
         sup.listener.check(request)
         if _socket_kind(sock)[0] not in (AF_UNIX, AF_NETLINK) and not _is_bound(sup, sock):
             call = _Call(request, "bind", None)
@@ -3070,8 +3035,6 @@ def _on_listen(sup, request):
             _libc.shutdown(sock, SHUT_RDWR)
             return _refuse(errno.EACCES)
         return _reply(result)
-    finally:
-        os.close(sock)
 
 
 def _on_linger(sup, request):
@@ -3082,12 +3045,9 @@ def _on_linger(sup, request):
         return _refuse(errno.EINVAL)
     on, seconds = _LINGER.unpack(_read_whole(request, request.args[3], _LINGER.size))
     value = _LINGER.pack(on and not seconds, 0)
-    sock = sup.broker.tasks.descriptor(request.task, request.args[0])
-    try:
+    with _Fd(sup.broker.tasks.descriptor(request.task, request.args[0])) as sock:
         sup.listener.check(request)
         return _reply(_slow(_NR["setsockopt"], sock, SOL_SOCKET, SO_LINGER, value, len(value)))
-    finally:
-        os.close(sock)
 
 
 def _socket_name(sock):
@@ -3401,6 +3361,9 @@ def _on_memfd(sup, request):
 
 # -- files ---------------------------------------------------------------------------------------
 
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
 class _Walker:
     """Walks the paths that a program names, on the broker's thread: inside the domain, and as if
     the task itself walked."""
@@ -3420,17 +3383,17 @@ class _Walker:
         """Where a descriptor of ours leads, as the kernel tells it."""
         return os.readlink(b"%d" % fd, dir_fd=self.fds)
 
-    def identity(self, path):
-        """(device, inode) of what has that path, None if there is nothing; OSError where nobody can tell."""
-        fd = self.open(AT_FDCWD, path, O_PATH | os.O_NOFOLLOW, 0, 0)
+    def entry(self, folder, name):
+        """O_PATH descriptor of what a name means in a directory, of a link itself; or -errno."""
+        return self.open(folder, name, O_PATH | os.O_NOFOLLOW, 0, 0)
+
+    def info(self, folder, name):
+        """fstat(2) of that, None if there is nothing; OSError where nobody can tell."""
+        fd = self.entry(folder, name)
         if -fd in _NOT_THERE:
             return None
-        _result(fd, "looking at it")
-        try:
-            info = os.fstat(fd)
-            return info.st_dev, info.st_ino
-        finally:
-            os.close(fd)
+        with _Fd(_result(fd, "looking at it")):
+            return os.fstat(fd)
 
     def again(self, fd, flags, path=b""):
         """The object of an O_PATH descriptor opened with these flags, or -errno. What lies in /proc may wait
@@ -3495,7 +3458,7 @@ class _Walker:
             if self._is_proc(parent):
                 return None
             path = os.path.join(self.path(parent), last)
-            link = self.open(parent, last, O_PATH | os.O_NOFOLLOW, 0, 0)
+            link = self.entry(parent, last)
             if link < 0:
                 return path
             os.close(link)  # one that leads nowhere, or somebody was faster
@@ -3525,7 +3488,7 @@ class _Walker:
                     continue
                 if part == b".." and os.path.samefile(current, top):
                     continue
-                child = self._child(current, part)
+                child = _result(self.entry(current, part))
                 if stat.S_ISLNK(os.fstat(child).st_mode) and (parts or not flags & os.O_NOFOLLOW):
                     links += 1
                     if links > self.MAX_LINKS:
@@ -3553,13 +3516,10 @@ class _Walker:
         except OSError:
             return name  # deeper than PATH_MAX
 
-    def _child(self, current, part):
-        return _result(self.open(current, part, O_PATH | os.O_NOFOLLOW, 0, 0))
-
     def _follow(self, request, current, link, part):
         """-> (descriptor, None) of a magic link's target, or (None, text) of an ordinary link."""
         try:
-            where = _fd_path(current) + b"/"
+            where = self.path(current) + b"/"
             if where in self.proc:
                 process = request.task.process
                 own = {b"self": b"%d" % process, b"thread-self": b"%d/task/%d" % (process, request.tid)}
@@ -3679,9 +3639,7 @@ class _Path:
         if sup.walker is None:
             raise _NoWalker
         self.sup, self.call, self.walker, self.name = sup, call, sup.walker, name
-        self.start = _directory_of(sup, call.request, dirfd, name, resolve)
-        if self.start >= 0:
-            call.fds.append(self.start)
+        self.start = call.keep(_directory_of(sup, call.request, dirfd, name, resolve))
         sup.listener.check(call.request)
 
     def find(self, flags):
@@ -3752,8 +3710,7 @@ class _Opening(_Path):
         if self.creates and stripped != self.name and os.path.basename(stripped) not in (b"", b".", b".."):
             head, last = os.path.split(stripped)
             fd, path = self.walker.look(self.call.request, self.start, head or b".", os.O_DIRECTORY, self.rules)
-            if fd >= 0:
-                self.call.fds.append(fd)
+            self.call.keep(fd)
             self.call.fails(errno.EISDIR if fd >= 0 else -fd, os.path.join(path, last))
             return
         nofollow = os.O_NOFOLLOW if self.creates and self.flags & os.O_EXCL else 0
@@ -3850,7 +3807,7 @@ class _Opening(_Path):
             opened = self._again(fd)  # only to know whether the kernel would refuse it
             if opened >= 0:
                 os.close(opened)
-            self.call.fails(errno.ENXIO if opened >= 0 else -opened, _fd_path(fd))
+            self.call.fails(errno.ENXIO if opened >= 0 else -opened, self.walker.path(fd))
         else:
             self._on_worker(fd)
 
@@ -3882,13 +3839,11 @@ class _Opening(_Path):
         if parent < 0:
             return self.call.fails(-parent, os.path.join(path, last))
         self.call.fds.append(parent)
-        link = self.walker.open(parent, last, O_PATH | os.O_NOFOLLOW, 0, 0)
+        link = self.walker.entry(parent, last)
         if link >= 0:
-            try:
+            with _Fd(link):
                 is_link = stat.S_ISLNK(os.fstat(link).st_mode)
                 text = os.readlink(b"", dir_fd=link) if is_link else b""
-            finally:
-                os.close(link)
             if not is_link:
                 return self.resolve()  # somebody was faster
             if not links or self.flags & os.O_NOFOLLOW or self.rules:
@@ -3988,12 +3943,6 @@ def _look_xattr(path, fd, flags, *rest):
     return got, at, value.raw[:max(got, 0)] if size else b""
 
 
-def _do_chdir(path, fd, flags):
-    """The one that the kernel does itself: it would change the host's directory if it were done on
-    behalf. Wherever it leads, each relative path is judged by where that is by then."""
-    return None
-
-
 def _do_truncate(path, fd, flags, size):
     """The limit on file sizes is the task's, and so is the signal; setrlimit(2)."""
     if os.fstat(fd).st_size < size and size > path.call.size_limit:
@@ -4010,28 +3959,18 @@ def _do_truncate(path, fd, flags, size):
     return _raw(_NR["truncate"], _address(text), size)
 
 
-def _do_chmod(path, fd, flags, mode):
-    return _slow(_NR["fchmodat"], AT_FDCWD, _link_to(fd), mode)
+def _by_descriptor(name):
+    """A call of the *at family, on the very descriptor."""
+    return lambda path, fd, flags, *rest: _slow(_NR[name], fd, b"", *rest, flags | AT_EMPTY_PATH)
 
 
-def _do_chmod2(path, fd, flags, mode):
-    return _slow(_NR["fchmodat2"], fd, b"", mode, flags | AT_EMPTY_PATH)
-
-
-def _do_chown(path, fd, flags, user, group):
-    return _slow(_NR["fchownat"], fd, b"", user, group, flags | AT_EMPTY_PATH)
+def _by_link(name, *first):
+    """One that takes a path only, on the link that leads to the object."""
+    return lambda path, fd, flags, *rest: _slow(_NR[name], *first, _link_to(fd), *rest)
 
 
 def _do_times(path, fd, flags, times):
     return _slow(_NR["utimensat"], AT_FDCWD, _link_to(fd), times, 0)
-
-
-def _do_set_xattr(path, fd, flags, name, value, size, mode):
-    return _slow(_NR["setxattr"], _link_to(fd), name, value, size, mode)
-
-
-def _do_remove_xattr(path, fd, flags, name):
-    return _slow(_NR["removexattr"], _link_to(fd), name)
 
 
 def _make_nothing(path, parent, name, flags):
@@ -4052,19 +3991,14 @@ def _made(walker, call, parent, name, mode, make):
     """Makes something with the task's umask, as in _Opening._make; the result, or -errno."""
     since_ns, result = _coarse_now_ns(), make(mode & ~call.umasks[0])
     if result >= 0:
-        made = walker.open(parent, name.rstrip(b"/"), O_PATH | os.O_NOFOLLOW, 0, 0)
+        made = call.keep(walker.entry(parent, name.rstrip(b"/")))
         if made >= 0:
-            call.fds.append(made)
             _mend_mode(made, mode, call.umasks, since_ns)
     return result
 
 
 def _make_symlink(path, parent, name, flags, text):
     return _slow(_NR["symlinkat"], text, parent, name)
-
-
-def _load_text(request, index):
-    return _read_path(request, request.args[index])
 
 
 def _load_xattr_name(request, index):
@@ -4098,23 +4032,20 @@ def _load_times(request, index, form="=4q", unit_ns=1):
     return struct.pack("=4q", numbers[0], numbers[1] * unit_ns, numbers[2], numbers[3] * unit_ns)
 
 
-def _load_access_mode(request, index):
-    mode = request.args[index] & 0xffffffff
-    if mode & ~(os.R_OK | os.W_OK | os.X_OK):
-        raise OSError(errno.EINVAL, "mode")
-    return mode
+def _load_if(is_valid, mask=2 ** 64 - 1):
+    """A number that is EINVAL unless it is valid."""
+    def load(request, index):
+        number = request.args[index] & mask
+        if not is_valid(number):
+            raise OSError(errno.EINVAL, "argument %d" % index)
+        return number
+    return load
 
 
 def _load_statx_mask(request, index):
     """With flags before it: AT_STATX_FORCE_SYNC and DONT_SYNC exclude each other."""
     if request.args[index] & 1 << 31 or not ~request.args[index - 1] & 0x6000:
         raise OSError(errno.EINVAL, "statx")
-    return request.args[index]
-
-
-def _load_length(request, index):
-    if request.args[index] >> 63:
-        raise OSError(errno.EINVAL, "length")
     return request.args[index]
 
 
@@ -4126,17 +4057,11 @@ def _load_node_mode(request, index):
     return mode
 
 
-def _load_buffer_size(request, index):
-    size = request.args[index] & 0xffffffff
-    if not 0 < size < 1 << 31:
-        raise OSError(errno.EINVAL, "size")
-    return size
-
-
 _LOADERS = {  # what an argument points to, by the letter before its number in a row
     "": lambda request, index: request.args[index],
-    "m": _load_access_mode, "x": _load_statx_mask, "z": _load_buffer_size, "s": _load_text,
-    "l": _load_length, "o": _load_node_mode, "n": _load_xattr_name, "v": _load_value, "t": _load_times,
+    "m": _load_if(lambda mode: mode < 8, 0xffffffff), "z": _load_if(lambda size: 0 < size < 1 << 31, 0xffffffff),
+    "l": _load_if(lambda length: length < 1 << 63), "s": lambda request, index: _read_path(request, request.args[index]),
+    "x": _load_statx_mask, "o": _load_node_mode, "n": _load_xattr_name, "v": _load_value, "t": _load_times,
     "w": lambda request, index: _load_times(request, index, unit_ns=1000),
     "u": lambda request, index: _load_times(request, index, "=2q"),
 }
@@ -4161,22 +4086,22 @@ _LOOKED_AT = {
     "llistxattr": ("getxattr", _look_xattr, "p0 1 2 F100"),
 }
 _DONE_TO_IT = {
-    "chdir": ("chdir", _do_chdir, "p0"),
+    "chdir": ("chdir", None, "p0"),  # done by the kernel itself: on behalf it would be the host's directory that changes
     "truncate": ("truncate", _do_truncate, "p0 l1"),
-    "chmod": ("fchmodat", _do_chmod, "p0 1"),
-    "fchmodat": ("fchmodat", _do_chmod, "d0 p1 2"),
-    "fchmodat2": ("fchmodat", _do_chmod2, "d0 p1 2 f3:1100"),
-    "chown": ("fchownat", _do_chown, "p0 1 2"),
-    "lchown": ("fchownat", _do_chown, "p0 1 2 F100"),
-    "fchownat": ("fchownat", _do_chown, "d0 p1 2 3 f4:1100"),
+    "chmod": ("fchmodat", _by_link("fchmodat", AT_FDCWD), "p0 1"),
+    "fchmodat": ("fchmodat", _by_link("fchmodat", AT_FDCWD), "d0 p1 2"),
+    "fchmodat2": ("fchmodat", _by_descriptor("fchmodat2"), "d0 p1 2 f3:1100"),
+    "chown": ("fchownat", _by_descriptor("fchownat"), "p0 1 2"),
+    "lchown": ("fchownat", _by_descriptor("fchownat"), "p0 1 2 F100"),
+    "fchownat": ("fchownat", _by_descriptor("fchownat"), "d0 p1 2 3 f4:1100"),
     "utime": ("utimensat", _do_times, "p0 u1"),
     "utimes": ("utimensat", _do_times, "p0 w1"),
     "futimesat": ("utimensat", _do_times, "d0 p1 w2"),
     "utimensat": ("utimensat", _do_times, "d0 p1 t2 f3:1100"),
-    "setxattr": ("setxattr", _do_set_xattr, "p0 n1 v2 3 4"),
-    "lsetxattr": ("setxattr", _do_set_xattr, "p0 n1 v2 3 4 F100"),
-    "removexattr": ("setxattr", _do_remove_xattr, "p0 n1"),
-    "lremovexattr": ("setxattr", _do_remove_xattr, "p0 n1 F100"),
+    "setxattr": ("setxattr", _by_link("setxattr"), "p0 n1 v2 3 4"),
+    "lsetxattr": ("setxattr", _by_link("setxattr"), "p0 n1 v2 3 4 F100"),
+    "removexattr": ("setxattr", _by_link("removexattr"), "p0 n1"),
+    "lremovexattr": ("setxattr", _by_link("removexattr"), "p0 n1 F100"),
 }
 _MADE_IN_IT = {
     "unlink": ("unlinkat", _make_nothing, "p0"),
@@ -4264,7 +4189,7 @@ def _object_of(path, flags):
     if path.name:
         return path.find(os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0)
     path.walker.refuse_host(path.start)
-    path.tell(_fd_path(path.start), os.fstat(path.start))
+    path.tell(path.walker.path(path.start), os.fstat(path.start))
     return path.start
 
 
@@ -4288,7 +4213,7 @@ def _prepare_do(path, row, flags, rest):
     if fd is None:
         return
     call.act = lambda: _reply(row.act(path, fd, flags, *rest))
-    if row.act is _do_chdir:
+    if row.act is None:  # wherever it leads, each relative path is judged by where that is by then
         call.act, call.where = (lambda: _CONTINUE), _ANYWHERE
     elif row.act is _do_truncate:  # may wait for whoever has a lease on the file
         call.where, call.wants_status = _WORKER, True
@@ -4404,18 +4329,12 @@ class _Exec:
         if not name:
             if not flags & AT_EMPTY_PATH:
                 return -errno.ENOENT, b"", b""
-            fd = _descriptor_to_look(self.sup, self.request, dirfd)
-            self.call.fds.append(fd)
-            return fd, _fd_path(fd), b"/dev/fd/%d" % (dirfd & 0xffffffff)
-        start = _directory_of(self.sup, self.request, dirfd, name)
-        try:
-            nofollow = os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0
-            fd, path = self.sup.walker.look(self.request, start, name, nofollow)
-            if fd >= 0:
-                self.call.fds.append(fd)
-        finally:
-            if start >= 0:
-                os.close(start)
+            fd = self.call.keep(_descriptor_to_look(self.sup, self.request, dirfd))
+            return fd, self.sup.walker.path(fd), b"/dev/fd/%d" % (dirfd & 0xffffffff)
+        start = self.call.keep(_directory_of(self.sup, self.request, dirfd, name))
+        nofollow = os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0
+        fd, path = self.sup.walker.look(self.request, start, name, nofollow)
+        self.call.keep(fd)
         far = name[:1] != b"/" and dirfd & 0xffffffff != AT_FDCWD & 0xffffffff
         return fd, path, b"/dev/fd/%d/%s" % (dirfd & 0xffffffff, name) if far else name
 
@@ -4462,14 +4381,10 @@ class _Exec:
 
     def _look_again(self, name, paths):
         """O_PATH descriptor of an interpreter, kept by the call, or -errno; its path goes to the others."""
-        start = _directory_of(self.sup, self.request, AT_FDCWD, name)
-        if start >= 0:
-            self.call.fds.append(start)
+        start = self.call.keep(_directory_of(self.sup, self.request, AT_FDCWD, name))
         fd, path = self.sup.walker.look(self.request, start, name, 0)
-        if fd >= 0:
-            self.call.fds.append(fd)
         paths.append(path)
-        return fd
+        return self.call.keep(fd)
 
     def _interpreters(self, fd):
         """-> (words of a script's first line, an ELF file's loader or None, whether it can be read)."""
@@ -4478,10 +4393,8 @@ class _Exec:
         opened = self.sup.walker.again(fd, os.O_RDONLY | os.O_NONBLOCK, self.sup.walker.path(fd))
         if opened < 0:
             return [], None, False
-        try:
+        with _Fd(opened):
             return _script_words(os.pread(opened, 256, 0)), _elf_interpreter(opened), True
-        finally:
-            os.close(opened)
 
     def _continue(self):
         """On the callback's thread, which is not confined: ptrace needs the thread that seized."""
@@ -4667,9 +4580,6 @@ def _mapped_files(process):
     return {(row[3], int(row[4])): os.fsdecode(row[5]) for row in rows if int(row[4])}
 
 
-_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
-
-
 def _identities_above(sup, path):
     """(device, inode) of the directories above a path that the kernel has told. OSError where one cannot be
     looked at, but for what somebody else than the program keeps shut."""
@@ -4677,14 +4587,15 @@ def _identities_above(sup, path):
     while path.startswith(b"/") and path != os.path.dirname(path):
         path = os.path.dirname(path)
         try:
-            found.append(sup.walker.identity(path))
+            info = sup.walker.info(AT_FDCWD, path)
+            found += [(info.st_dev, info.st_ino)] if info else []
         except PermissionError:
             if _is_hidden(os.fsdecode(path), sup.denied.uid):
                 raise
     return found
 
 
-_SCATTERED_LIMIT_S = 1.0
+_SCATTERED_LIMIT_S = 10.0
 _SCATTERED_LIMIT = 4096  # pages more than argv fills, and strings that go on in another page: each costs a read
 
 
@@ -5376,7 +5287,7 @@ class _Supervisor:
     def _await_pad(self):
         """Its last calls may be trapped: libc opens libgcc for pthread_exit(3)."""
         deadline = time.monotonic() + self.SWEEP_LIMIT_S
-        while self.pad_running or (self.pad_tid and not _thread_is_gone(self.pad_tid)):
+        while self.pad_running or (self.pad_tid and _is_ours(self.pad_tid)):
             if self.listener and self.listener.fd >= 0 and _is_readable(self.listener.fd):
                 request = self.listener.receive()
                 if request is not None:
@@ -6070,7 +5981,7 @@ class _Supervisor:
             pass
         callback, deadline = self.callback.tid if self.callback else None, time.monotonic() + 1
         for tid in (self.pad_tid, self.broker.tid, self.tid, self.looker_tid, self.memory.reader_tid, callback):
-            while (tid and tid != threading.get_native_id() and not _thread_is_gone(tid)
+            while (tid and tid != threading.get_native_id() and _is_ours(tid)
                    and time.monotonic() < deadline):
                 time.sleep(0)
 
@@ -6313,11 +6224,8 @@ def _mapped_memory(pid, deadline):
 @functools.lru_cache(maxsize=None)
 def _memory_device():
     """The one on which memfd_create(2), shared anonymous and System V memory lie; mm/shmem.c: shm_mnt."""
-    fd = _memfd(b"sandlock", MFD_CLOEXEC)
-    try:
+    with _Fd(_memfd(b"sandlock", MFD_CLOEXEC)) as fd:
         return os.fstat(fd).st_dev
-    finally:
-        os.close(fd)
 
 
 def _descendants(root):
@@ -7818,7 +7726,7 @@ class _Pump:
             self._mailbox.post(self._open.clear)
             if not _is_free(self._running, self.PATIENCE_S):
                 return False
-            while self.tid and not _thread_is_gone(self.tid):
+            while self.tid and _is_ours(self.tid):
                 time.sleep(0)
             self._mailbox.close()
             self._mailbox, self.tid = None, None

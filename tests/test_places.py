@@ -75,7 +75,7 @@ PLACES = {
     "umask 777": ("os.umask(0o777)", None),
     "1,000 descriptors": ("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1100, 1100)); keep = [os.open('/dev/null', 0) for _ in range(1000)]", None),
     "RLIMIT_NOFILE 64": ("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))", None),
-    "small stacks": ("import threading; threading.stack_size(32768 if sys.version_info < (3, 14) else 65536)", None),
+    "small stacks": ("import threading; threading.stack_size(max(32768 if sys.version_info < (3, 14) else 65536, os.sysconf('SC_THREAD_STACK_MIN')))", None),
     "traced and profiled": ("import threading; sys.settrace(lambda *a: None); threading.settrace(lambda *a: None); threading.setprofile(lambda *a: None)", None),
     "20 other threads": ("import threading, time\nfor _ in range(20): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()", None),
     "no garbage collector": ("import gc; gc.disable()", None),

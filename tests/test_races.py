@@ -10,7 +10,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
-from support import rounds, clean, compiled, eventually, free_port, once, requires_abi, requires_root, snapshot
+from support import THIN, rounds, clean, compiled, eventually, free_port, once, requires_abi, requires_root, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -285,7 +285,7 @@ static void *unmapper(void *x) {
 static void *caller(void *x) { for (int i = 0; i < 40; i++) each((long)x % 14); return 0; }
 int main(int n, char **a) {
     int count = atoi(a[2]); port = n > 3 ? atoi(a[3]) : 0; close(open("f", O_CREAT | O_WRONLY, 0600));
-    alarm(180);
+    alarm(500);
     setvbuf(stdout, 0, _IOLBF, 0);
     if (!strcmp(a[1], "signals") || !strcmp(a[1], "restarting")) {
         struct sigaction sa = {0}; sa.sa_handler = hit; sa.sa_flags = *a[1] == 'r' ? SA_RESTART : 0; sigaction(SIGVTALRM, &sa, 0); sigaction(SIGUSR1, &sa, 0);
@@ -322,7 +322,7 @@ def live(folder, *words, fn=lambda event, ctx: None, **fields):
         port = server.getsockname()[1]
         fields.setdefault("max_processes", 200)
         result = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[folder], cwd=folder, net_allow=["127.0.0.1:%d" % port], policy_fn=fn, **fields).run(
-            [payload, *map(str, words), str(port)], timeout=200)
+            [payload, *map(str, words), str(port)], timeout=520 if THIN >= 100 else 200)
     assert not result.error and result.reason == sandlock.ExitReason.EXITED and eventually(lambda: clean(before)), (result, before, snapshot())
     return result
 
