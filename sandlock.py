@@ -697,6 +697,13 @@ def _fold(used, granted):
     return sorted(_outermost(readable, writable)), sorted(writable), sorted(left_out)
 
 
+def _above(path):
+    """The directories above a path, of text or bytes, the nearest first."""
+    while path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        yield path
+
+
 def _is_beneath(path, top, slash="/"):
     """Of text, or of bytes with a slash of their kind."""
     return path == top or path.startswith(top.rstrip(slash) + slash)
@@ -713,14 +720,7 @@ def _named_anew(path):
 def _outermost(paths, others=()):
     """Without those beneath another one, and what every policy allows."""
     tops = {*paths, *others}
-
-    def is_covered(path):
-        while path != "/":
-            path = os.path.dirname(path)
-            if path in tops:
-                return True
-        return False
-    return {path for path in paths if path not in _FREE_DEVICES and path not in others and not is_covered(path)}
+    return {path for path in paths if path not in _FREE_DEVICES and path not in others and tops.isdisjoint(_above(path))}
 
 
 #: Readable and writable under every policy, since they reach nothing.
@@ -1140,9 +1140,10 @@ def _start_thread(function, *args):
         raise LaunchError("thread", errno.EAGAIN, detail=str(e)) from e
 
 
-def _block_signals():
-    """For good, in a thread of ours: the host's signals belong to the host's own threads."""
+def _begin_thread():
+    """At the start of a thread of ours: no signal of the host's interrupts it, for good. Its number."""
     _SignalsBlocked().__enter__()
+    return threading.get_native_id()
 
 
 def _is_free(lock, timeout_s):
@@ -4584,13 +4585,12 @@ def _identities_above(sup, path):
     """(device, inode) of the directories above a path that the kernel has told. OSError where one cannot be
     looked at, but for what somebody else than the program keeps shut."""
     found = []
-    while path.startswith(b"/") and path != os.path.dirname(path):
-        path = os.path.dirname(path)
+    for folder in _above(path) if path.startswith(b"/") else ():
         try:
-            info = sup.walker.info(AT_FDCWD, path)
+            info = sup.walker.info(AT_FDCWD, folder)
             found += [(info.st_dev, info.st_ino)] if info else []
         except PermissionError:
-            if _is_hidden(os.fsdecode(path), sup.denied.uid):
+            if _is_hidden(os.fsdecode(folder), sup.denied.uid):
                 raise
     return found
 
@@ -5326,8 +5326,7 @@ class _Supervisor:
 
     def serve(self):
         """The thread of popen: attends until the program has ended, and finishes."""
-        self.tid = threading.get_native_id()
-        _block_signals()
+        self.tid = _begin_thread()
         poller = select.poll()
         poller.register(self.mailbox.fd, select.POLLIN)
         poller.register(self.pidfd, select.POLLIN)
@@ -5531,15 +5530,16 @@ class _Supervisor:
 
     def judge(self, call):
         """Hands the call to the callback if that asks for it, else settles it at once."""
+        asked = call.family in self.asked or call.silent
         if self.denied:
             call.look_closer(self)
         if call.linked and self.denied.has_to_look():
             self.mailbox.post(lambda: self.look_for_links(call, self.judge))
-        elif call.family in self.asked or call.silent:
-            self.callback.submit(call)
-        elif call.fds and not self.held.take(call):
+        elif (asked or call.fds) and not self.held.take(call):
             self.fault("%s: too many calls wait already" % call.told_as)
             self.refuse_call(call, errno.EAGAIN, "too many calls wait", None)
+        elif asked:
+            self.callback.submit(call)
         else:
             self.settle(call)
 
@@ -5597,8 +5597,7 @@ class _Supervisor:
                 self._refuse_unlooked(str(e))
 
     def _look_for_links(self):
-        self.looker_tid = threading.get_native_id()
-        _block_signals()
+        self.looker_tid = _begin_thread()
         while True:
             why = None
             try:
@@ -5925,7 +5924,7 @@ class _Supervisor:
 
         def clean_up():
             try:
-                _block_signals()
+                _begin_thread()
                 if not self.launched:
                     self._close_launch()
             finally:
@@ -6112,7 +6111,7 @@ class _Memory:
         def read():
             self.reader_tid = threading.get_native_id()
             try:
-                _block_signals()
+                _begin_thread()
                 for pid, task in tasks.items():
                     sizes = _mapped_memory(task, deadline)
                     if sizes is not None:
@@ -6579,9 +6578,8 @@ class _DeniedPaths:
                     self.above.setdefault(name, field)
                 else:
                     self.names.setdefault(name, field)
-                while name != os.path.dirname(name):
-                    name = os.path.dirname(name)
-                    self.above.setdefault(name, field)
+                for folder in _above(name):
+                    self.above.setdefault(folder, field)
             for identity in identities:
                 self.objects.setdefault(identity, field)
 
@@ -6649,11 +6647,7 @@ class _DeniedPaths:
                 return table.objects.get(identity) or links.get(identity)
         if moves and path in table.above:
             return table.above[path]
-        while path not in table.names:
-            if path == os.path.dirname(path):
-                return None
-            path = os.path.dirname(path)
-        return table.names[path]
+        return next((table.names[name] for name in (path, *_above(path)) if name in table.names), None)
 
     def has_to_look(self):
         return self._looked_at != self._changes
@@ -6697,17 +6691,15 @@ class _DeniedPaths:
 def _is_hidden(folder, uid):
     """Whether the program can have shut a directory, or one above it: it owns one of them. (Whether they are
     shut it may change at any time; who owns them it cannot.)"""
-    while True:
+    for place in (folder, *_above(folder)):
         try:
-            if os.lstat(folder).st_uid == uid:
+            if os.lstat(place).st_uid == uid:
                 return True
         except PermissionError:
-            pass  # what shuts it is above
+            continue  # what shuts it is above
         except OSError:
             return True  # just moved: fails closed
-        if folder == os.path.dirname(folder):
-            return False
-        folder = os.path.dirname(folder)
+    return False
 
 
 def _resolved(path):
@@ -6977,10 +6969,6 @@ class _Callback:
             raise
 
     def submit(self, call):
-        if not self._sup.held.take(call):
-            self._sup.fault("%s: too many events wait already" % call.family)
-            self._sup.refuse_call(call, errno.EAGAIN, "policy_fn: too many events wait", "policy_fn")
-            return
         call.submitted = time.monotonic()
         self._calls.put(call)
         if self._late or not self._alive:
@@ -6991,8 +6979,7 @@ class _Callback:
             self._calls.qsize() >= self.WAITING or self._sup.held.is_full())
 
     def _serve(self):
-        self.tid = threading.get_native_id()
-        _block_signals()
+        self.tid = _begin_thread()
         try:
             while True:
                 idle = self._calls.empty()
@@ -7370,7 +7357,7 @@ def _pad(launch, supervisor):
     supervisor.pad_tid = threading.get_native_id()
     tell = supervisor.from_pad.put
     try:
-        _block_signals()
+        _begin_thread()
         _run_steps(launch.steps_broker)
         supervisor.broker.start()
         _run_steps(launch.steps_program)
@@ -7485,17 +7472,11 @@ class Sandbox:
         default. Returns a Result whatever the command does, also if it could not be found (127)
         or executed (126). Raises LaunchError, UnsupportedError if the sandbox could not be built.
         """
-        deadline = _deadline(timeout)
         if input is not None:
             if stdin is not None:
                 raise ValueError("stdin and input may not both be used")
             stdin = StdioMode.PIPE
-        try:
-            process = self._start(args, (stdin, stdout, stderr), deadline=deadline)
-        except (LaunchError, TimeoutError) as e:
-            return _not_executed(e, timeout, self.policy)
-        with process:
-            return process._finish(input, deadline)
+        return self._run(args, (stdin, stdout, stderr), timeout, input)
 
     def popen(self, args, stdin=StdioMode.INHERIT, stdout=StdioMode.INHERIT,
               stderr=StdioMode.INHERIT):
@@ -7505,15 +7486,17 @@ class Sandbox:
     def run_interactive(self, args, timeout=None):
         """Runs a command on the caller's own stdio. On a terminal it gets the foreground, and
         Ctrl-C and Ctrl-Z work as in a shell. Returns a Result without output."""
-        deadline = _deadline(timeout)
         terminal = 0 if _foreground_group(0) == os.getpgrp() else None
+        return self._run(args, (None,) * 3, timeout, new_session=False, terminal=terminal)
+
+    def _run(self, args, modes, timeout, data=None, **options):
+        deadline = _deadline(timeout)
         try:
-            process = self._start(args, (None,) * 3, deadline=deadline, new_session=False,
-                                  terminal=terminal)
+            process = self._start(args, modes, deadline=deadline, **options)
         except (LaunchError, TimeoutError) as e:
             return _not_executed(e, timeout, self.policy)
         with process:
-            return process._finish(None, deadline)
+            return process._finish(data, deadline)
 
     def _start(self, args, modes, threaded=False, deadline=None, **options):
         if isinstance(args, (str, bytes, os.PathLike)):
@@ -7674,8 +7657,7 @@ class _Pump:
         self._supervisor.kill(ExitReason.KILLED)
 
     def _serve(self):
-        self.tid = threading.get_native_id()
-        _block_signals()
+        self.tid = _begin_thread()
         poller = select.poll()
         poller.register(self._mailbox.fd, select.POLLIN)
         try:
