@@ -37,10 +37,19 @@ object that a path was looked up to. (What it cannot do, exec and chdir, is chec
 done, or each time it is used.) Calls that may block go to its workers; whatever has to look into
 /proc goes to the *supervisor*'s thread, which is not confined; the callback has a thread of its own.
 
+Its threads, in a run:
+    launch pad    confined   starts the program, and has ended before its first instruction
+    broker        confined   receives the requests, looks up, judges by the rules, acts: never waits for long
+    workers       confined   act where that may block
+    deputy        confined   tells who is inside, and kills, while the broker waits all the same
+    supervisor    free       /proc, limits, timeouts, the end; in run() the caller's own thread
+    callback      free       asks policy_fn, answers what needs no domain, traces what executes
+    looker, reader, pump     free, each for what the program can make wait: denied directories, maps, pipes
+
 Sections: 1 this text - 2 errors - 3 policy and public values - 4 kernel ABI - 5 syscall table -
 6 raw calls - 7 Landlock - 8 BPF assembler and filter - 9 notifications - 10 handlers -
 11 broker - 12 supervisor - 13 live policy and callback - 14 launch pad - 15 Sandbox, Process,
-confine - 16 command line. Each uses earlier ones only, but for what is called at run time.
+confine - 16 command line. What is evaluated when the file is imported uses earlier ones only.
 """
 import atexit
 import copyreg
@@ -152,6 +161,7 @@ class StdioMode(enum.IntEnum):
 
 
 class SyscallCategory(str, enum.Enum):
+    """What a syscall is about; each has a row of events that a callback may ask for."""
     FILE = "file"
     NETWORK = "network"
     PROCESS = "process"
@@ -299,14 +309,10 @@ def _integer(field, value, low=1, high=2 ** 63 - 1):
     return int(value)
 
 
-def _optional_integer(field, value):
-    return None if value is None else _integer(field, value)
-
-
 def _size(field, value):
     """Bytes, or "512M": binary K, M, G, T."""
-    if value is None or not isinstance(value, str):
-        return _optional_integer(field, value)
+    if not isinstance(value, str):
+        return _integer(field, value)
     digits, unit = value[:-1], value[-1:].upper()
     if unit not in ("K", "M", "G", "T"):
         digits, unit = value, ""
@@ -430,8 +436,6 @@ def _endpoints(field, value):
 
 
 def _cores(field, value):
-    if value is None:
-        return None
     cores = _sequence(field, value, "core numbers")
     if not cores:
         raise PolicyError(field, value, "needs one core at least")
@@ -439,9 +443,9 @@ def _cores(field, value):
 
 
 def _user(field, value):
-    """None, a uid, a name or "uid:gid"; that it exists is checked now."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value if value is None else _integer(field, value, 0, 2 ** 32 - 2)
+    """A uid, a name or "uid:gid"; that it exists is checked now."""
+    if isinstance(value, int):
+        return _integer(field, value, 0, 2 ** 32 - 2)
     text = _text(field, value)
     _user_ids(field, text)
     return text
@@ -479,13 +483,13 @@ def _environment(field, value):
 
 
 def _callback(field, value):
-    if value is not None and not callable(value):
+    if not callable(value):
         raise PolicyError(field, value, "expected a function (event, ctx) -> verdict")
     return value
 
 
 def _event_names(field, value):
-    known = {name for names in _EVENTS.values() for name in names} | set(_EVENTS)
+    known = {*_CATEGORY_OF, *_EVENTS}
     names = tuple(getattr(v, "value", v) for v in _sequence(field, value, "event names"))
     for name in names:
         if not isinstance(name, str) or name not in known:
@@ -521,11 +525,20 @@ def _import_the_rest():
 
 
 class Policy(_Record):
-    """What a program may do: a frozen, hashable value. README.md describes each field.
+    """What a program may do: a frozen, hashable value. Nothing is allowed that no field grants.
 
-    Sizes are bytes or text such as "512M"; times are seconds; paths are made absolute when the
-    policy is built. max_processes counts every process of the sandbox that holds a pid, the first
-    one and zombies included, as RLIMIT_NPROC does; threads are not counted.
+    fs_readable, fs_writable, fs_denied: lists of paths, made absolute now; each means all beneath it.
+    net_allow, or net_deny: lists of endpoints, "host:port,port", "10.0.0.0/8", "[::1]:80", "*", with "udp://"
+    before it for datagrams, "unix://" for Unix ones. net_allow_bind: ports to listen on, 80, "8000-8999", "*".
+    Of the whole sandbox: max_memory (bytes, or "512M"), max_processes (64; every one that holds a pid, zombies
+    too, but not threads). Of each process: max_open_files (descriptors), max_cpu_seconds, max_file_size (bytes);
+    setrlimit(2). cpu_cores: a list of numbers. user: a uid, a name or "uid:gid", for root hosts.
+    extra_deny_syscalls, extra_allow_syscalls: names; of those that are refused anyway, System V IPC and POSIX
+    message queues may be allowed. cwd: a path. env: a mapping, added to the host's environment, or with
+    clean_env to its PATH, HOME, USER, TERM and LANG. policy_fn: a function (SyscallEvent, PolicyContext) ->
+    verdict; policy_events: names of events or categories that it is asked for (all but memory);
+    policy_timeout: seconds that it has for one (5). best_effort: run without what this kernel lacks.
+    explain: tell what the kernel refuses, too. What is left out or None is not limited, set or asked.
 
     Raises TypeError for an unknown field, PolicyError for a bad value.
     """
@@ -538,14 +551,14 @@ class Policy(_Record):
         "net_allow_bind": ((), _bind_ports),
         "max_memory": (None, _size),
         "max_processes": (64, _integer),
-        "max_open_files": (None, _optional_integer),
-        "max_cpu_seconds": (None, _optional_integer),
+        "max_open_files": (None, _integer),
+        "max_cpu_seconds": (None, _integer),
         "max_file_size": (None, _size),
         "cpu_cores": (None, _cores),
         "user": (None, _user),
         "extra_deny_syscalls": ((), _denied_syscalls),
         "extra_allow_syscalls": ((), _allowed_syscalls),
-        "cwd": (None, lambda field, value: None if value is None else _path(field, value)),
+        "cwd": (None, _path),
         "env": (types.MappingProxyType({}), _environment),
         "clean_env": (False, _flag),
         "policy_fn": (None, _callback),
@@ -561,7 +574,8 @@ class Policy(_Record):
         for name in values:
             if name not in self._rules:
                 raise TypeError("Policy has no field %r; fields: %s" % (name, " ".join(self._rules)))
-        super().__init__(**{name: self._rules[name][1](name, v) for name, v in values.items()})
+        super().__init__(**{name: None if v is None and self._fields[name] is None else self._rules[name][1](name, v)
+                            for name, v in values.items()})
         if self.net_allow and self.net_deny:
             raise PolicyError("net_deny", self.net_deny, "not together with net_allow: one list "
                                                          "says all, either way round")
@@ -747,16 +761,11 @@ class seccomp_data(ctypes.Structure):  # linux/seccomp.h
     _fields_ = [("nr", _i32), ("arch", _u32), ("instruction_pointer", _u64), ("args", _u64 * 6)]
 
 
-class seccomp_notif(ctypes.Structure):
-    _fields_ = [("id", _u64), ("pid", _u32), ("flags", _u32), ("data", seccomp_data)]
-
-
-class seccomp_notif_resp(ctypes.Structure):
-    _fields_ = [("id", _u64), ("val", _i64), ("error", _i32), ("flags", _u32)]
-
-
-class seccomp_notif_addfd(ctypes.Structure):
-    _fields_ = [("id", _u64), ("flags", _u32), ("srcfd", _u32), ("newfd", _u32), ("newfd_flags", _u32)]
+# The ones that are packed and unpacked each time.
+seccomp_notif = struct.Struct("=QIIiIQ6Q")  # id, pid, flags; seccomp_data
+seccomp_notif_resp = struct.Struct("=QqiI")  # id, val, error, flags
+seccomp_notif_addfd = struct.Struct("=Q4I")  # id, flags, srcfd, newfd, newfd_flags
+open_how = struct.Struct("=3Q")  # linux/openat2.h: flags, mode, resolve
 
 
 class landlock_ruleset_attr(ctypes.Structure):  # linux/landlock.h
@@ -777,16 +786,13 @@ class rlimit64(ctypes.Structure):  # linux/resource.h
     _fields_ = [("rlim_cur", _u64), ("rlim_max", _u64)]
 
 
-class open_how(ctypes.Structure):  # linux/openat2.h
-    _fields_ = [("flags", _u64), ("mode", _u64), ("resolve", _u64)]
-
-
 class pidfd_info(ctypes.Structure):  # linux/pidfd.h, PIDFD_INFO_SIZE_VER0
     _fields_ = [("mask", _u64), ("cgroupid", _u64), ("ids", _u32 * 11), ("exit_code", _i32)]
 
 
 def _IOC(direction, kind, nr, structure):  # asm-generic/ioctl.h: all three architectures
-    return direction << 30 | ctypes.sizeof(structure) << 16 | ord(kind) << 8 | nr
+    size = structure.size if isinstance(structure, struct.Struct) else ctypes.sizeof(structure)
+    return direction << 30 | size << 16 | ord(kind) << 8 | nr
 
 
 def _IOW(nr, structure, kind="!"):
@@ -822,7 +828,6 @@ PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0x4206, 0x4207
 PTRACE_SYSCALL, PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEEXEC = 24, 1, 1 << 4
 PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP, WALL = 4, 128, 0x40000000  # __WALL of wait(2)
-CLD_TRAPPED = 4
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NOFILE = 0, 1, 2, 4, 7
 PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
@@ -2099,15 +2104,10 @@ class _Listener:
 
     The descriptor is closed by the supervisor alone, once the broker has ended.
     """
-    _FORMAT = struct.Struct("=QIIiIQ6Q")  # seccomp_notif
-    _ANSWER = struct.Struct("=QqiI")      # seccomp_notif_resp
-    _ADDFD = struct.Struct("=Q4I")        # seccomp_notif_addfd
-    _ID = struct.Struct("=Q")
-
     def __init__(self, fd):
         self.fd = fd
-        self._notif = ctypes.create_string_buffer(self._FORMAT.size)
-        self._blank = bytes(self._FORMAT.size)
+        self._notif = ctypes.create_string_buffer(seccomp_notif.size)
+        self._blank = bytes(seccomp_notif.size)
         try:  # 6.6: the answer wakes the task on the core of whoever answers
             fcntl.ioctl(fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
         except OSError as e:
@@ -2123,12 +2123,12 @@ class _Listener:
             if -result in (errno.ENOENT, errno.EINTR):
                 return None
             _result(result, "NOTIF_RECV")
-        id, tid, _, nr, _, _, *args = self._FORMAT.unpack(self._notif)
+        id, tid, _, nr, _, _, *args = seccomp_notif.unpack(self._notif)
         return _Request(id, tid, nr, args)
 
     def reply(self, request, reply):
         """Answers; False if the task is not waiting any more: it died, or has its answer."""
-        answer = self._ANSWER.pack(request.id, *reply)
+        answer = seccomp_notif_resp.pack(request.id, *reply)
         while True:
             result = _quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_SEND, answer)
             if result in (-errno.ENOENT, -errno.EINPROGRESS, -errno.EBADF):
@@ -2140,13 +2140,13 @@ class _Listener:
 
     def install(self, request, fd, cloexec):
         """A copy of `fd` in the task; its number there. The reply has still to be sent."""
-        more = self._ADDFD.pack(request.id, 0, fd, 0, os.O_CLOEXEC if cloexec else 0)
+        more = seccomp_notif_addfd.pack(request.id, 0, fd, 0, os.O_CLOEXEC if cloexec else 0)
         return _result(_slow(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ADDFD, more), "NOTIF_ADDFD")
 
     def check(self, request):
         """OSError unless the task still waits: then all that was read by its number was its own."""
         _result(_quick(_NR["ioctl"], self.fd, SECCOMP_IOCTL_NOTIF_ID_VALID,
-                       self._ID.pack(request.id)), "NOTIF_ID_VALID")
+                       struct.pack("=Q", request.id)), "NOTIF_ID_VALID")
 
 
 class _Mailbox:
@@ -2443,9 +2443,9 @@ class _Call:
 # -- processes -----------------------------------------------------------------------------------
 
 def _on_fork(sup, request):
-    """A new process (the filter lets threads pass). Flags are in a register: cannot be raced. Four steps,
-    each of which may have to wait for the supervisor: who may fork at all; the census, where the count is
-    at the limit; who shares memory, noted where that decides later; and the weight of a copy."""
+    """A new process (the filter lets threads pass). Flags are in a register: cannot be raced. Three steps: who
+    may fork at all; the census, where the count is at the limit; and what the supervisor has to look at: the
+    weight of a copy, or that memory is shared, where that decides later."""
     if sup.ending or sup.runners is not None and not _with_capabilities(-1, lambda: _is_visible(request.tid)):
         return _refuse(errno.EPERM)  # a child of one that cannot be told to be inside could not either
     if sup.census.population >= sup.context.max_processes():
@@ -2459,24 +2459,16 @@ def _shares_memory_with_child(request):
 
 
 def _on_counted_fork(sup, request):
-    if sup.launching.unseen and _shares_memory_with_child(request):
-        def note():  # for _shares_memory
-            sup.census.sharers.add(int(_task_status(request.tid).get("Tgid", 0)))
-            sup.broker.mailbox.post(lambda: sup.answer(request, _on_weighed_fork))
-        return sup.on_supervisor(request, note)
-    return _on_weighed_fork(sup, request)
-
-
-def _on_weighed_fork(sup, request):
     """A copy of memory counts; a child that shares it (vfork) does not."""
-    if _shares_memory_with_child(request) or not sup.memory.limit():
-        return _fork_or_refuse(sup, request, True)
-
-    def weigh():
-        fits = sup.memory.fits(sup.memory.of(request.tid))
-        sup.broker.mailbox.post(lambda: sup.answer(
-            request, lambda sup, request: _fork_or_refuse(sup, request, fits)))
-    return sup.on_supervisor(request, weigh)
+    def look():
+        if not shares:
+            return sup.memory.fits(sup.memory.of(request.tid))
+        sup.census.sharers.add(int(_task_status(request.tid).get("Tgid", 0)))  # for _shares_memory
+        return True
+    shares = _shares_memory_with_child(request)
+    if sup.launching.unseen if shares else sup.memory.limit():
+        return sup.look(request, look, lambda fits: _fork_or_refuse(sup, request, fits))
+    return _fork_or_refuse(sup, request, True)
 
 
 def _fork_or_refuse(sup, request, fits):
@@ -2544,10 +2536,8 @@ def _on_other_process(argument, reads=None, writes=None):
         if sup.scoped:
             return told(sup.if_member(pid, act, -errno.EPERM))
 
-        def look():  # what is written goes into the program's memory, for which the supervisor does not wait
-            result = sup.if_member(pid, act, -errno.EPERM)
-            sup.broker.mailbox.post(lambda: sup.answer(request, lambda sup, request: told(result)))
-        return sup.on_supervisor(request, look)
+        # What is written goes into the program's memory, for which the supervisor does not wait.
+        return sup.look(request, lambda: sup.if_member(pid, act, -errno.EPERM), told)
 
     def prepared(sup, request):
         args, kept = list(request.args), []
@@ -2943,14 +2933,11 @@ def _is_abstract_inside(sup, name):
 def _on_connect(sup, request):
     """connect(2). The server sees the host's pid in SO_PEERCRED, with the task's uid and gid."""
     sockaddr = _read_sockaddr(request, request.args[1], request.args[2] & 0xffffffff)
-    call = _socket_call(sup, request, "connect", request.args[0], sockaddr, _connect_now)
+    call = _socket_call(sup, request, "connect", request.args[0], sockaddr, lambda call, sock, sockaddr: _reply(
+        _slow(_NR["connect"], sock, sockaddr, len(sockaddr))))
     if call.where == _BROKER and not call.datagram and struct.unpack_from("=H", sockaddr)[0] != AF_UNSPEC:
         call.where = _WORKER  # AF_UNSPEC disconnects at once: here, so that no listen runs beside it
     return sup.judge(call)
-
-
-def _connect_now(call, sock, sockaddr):
-    return _reply(_slow(_NR["connect"], sock, sockaddr, len(sockaddr)))
 
 
 def _on_bind(sup, request):
@@ -3369,7 +3356,6 @@ class _Walker:
     """Walks the paths that a program names, on the broker's thread: inside the domain, and as if
     the task itself walked."""
     MAX_LINKS, MAX_STEPS = 40, 4096
-    _HOW = struct.Struct("=3Q")  # open_how
 
     def __init__(self):
         mounts = _mounts()
@@ -3410,11 +3396,11 @@ class _Walker:
         if resolve is None:
             return self.call(_NR["openat"], start, name, flags | os.O_CLOEXEC, mode)
         if self.call is _quick:  # with the GIL held only what the kernel has at hand (5.12)
-            how = self._HOW.pack(flags | os.O_CLOEXEC, mode, resolve | RESOLVE_CACHED)
+            how = open_how.pack(flags | os.O_CLOEXEC, mode, resolve | RESOLVE_CACHED)
             fd = _quick(_NR["openat2"], start, name, how, len(how))
             if fd != -errno.EAGAIN:
                 return fd
-        how = self._HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
+        how = open_how.pack(flags | os.O_CLOEXEC, mode, resolve)
         return _slow(_NR["openat2"], start, name, how, len(how))
 
     def look(self, request, start, name, flags, resolve=0):
@@ -3599,12 +3585,12 @@ def _open_arguments(request):
                 os.O_CREAT | os.O_WRONLY | os.O_TRUNC if flags is None else args[flags] & 0xffffffff,
                 args[mode] & 0o7777, 0)
     how = _read_memory(request.tid, args[2], min(args[3], _PAGE))
-    size = ctypes.sizeof(open_how)
+    size = open_how.size
     if args[3] < size:
         raise OSError(errno.EINVAL, "size of open_how")
     if len(how) < args[3] or any(how[size:]):
         raise OSError(errno.E2BIG, "size of open_how")
-    flags, mode, resolve = struct.unpack("=3Q", how[:size])
+    flags, mode, resolve = open_how.unpack(how[:size])
     if flags >> 32 or mode & ~0o7777 or mode and not flags & (os.O_CREAT | O_TMPFILE & ~os.O_DIRECTORY):
         raise OSError(errno.EINVAL, "open_how")
     return args[0], args[1], flags, mode, resolve
@@ -3863,7 +3849,8 @@ class _Opening(_Path):
         mode = self.mode & ~self.call.umasks[0]
         made = _slow(_NR["openat"], parent, name, flags | os.O_NOCTTY | os.O_CLOEXEC, mode)
         if made == -errno.EEXIST and not self.flags & os.O_EXCL:
-            self.sup.begin_again(self.call, _on_open)  # somebody was faster: it exists now
+            self.call.close()
+            self.sup.answer(self.call.request.again(), _on_open)  # somebody was faster: it exists now
             return None
         opened = _result(made)
         self.call.fds.append(opened)
@@ -4491,7 +4478,7 @@ class _Exec:
                 os.waitid(os.P_PID, number, os.WSTOPPED | os.WNOHANG | WALL)
                 return _is_readable(self.sup.pidfd)
             found = os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | WALL)
-            return found is not None and found.si_code != CLD_TRAPPED  # stops are always told
+            return found is not None and found.si_code != os.CLD_TRAPPED  # stops are always told
         except ChildProcessError:
             return True
 
@@ -5057,7 +5044,7 @@ class _Runners:
 
 
 # ------------------------------------------------------------------------------------------------
-# 12  Supervisor: the thread that answers
+# 12  Supervisor: what a run knows and who sees to its end
 # ------------------------------------------------------------------------------------------------
 
 class _Kept(list):
@@ -5386,7 +5373,10 @@ class _Supervisor:
                 chosen.add(task.process)
                 _interrupt(call)
 
-    # -- requests, on the broker's thread ----------------------------------------------------------
+    # -- requests: from the broker's thread on -----------------------------------------------------
+    # receive, answer: a handler reads it into a _Call -> judge -> (look_for_links) -> (callback) -> settle
+    # -> (look_for_owner, find_status) -> (a worker) -> complete: act and reply. Each arrow may change the
+    # thread; whatever fails on the way is a refusal.
 
     def asks(self, family):
         return family in self.asked
@@ -5514,6 +5504,14 @@ class _Supervisor:
         if self.ending:
             return _refuse(errno.EPERM)
         self.mailbox.post(lambda: self.answer(request, lambda sup, request: function()))
+
+    def look(self, request, look, go_on):
+        """For a handler: the reply is what go_on() returns on the broker, given what look() did on the supervisor's
+        thread."""
+        def looked():
+            found = look()
+            self.broker.mailbox.post(lambda: self.answer(request, lambda sup, request: go_on(found)))
+        return self.on_supervisor(request, looked)
 
     def denial(self, call):
         """(errno, reason, field) of the rules' refusal as they are now, or None."""
@@ -5664,11 +5662,6 @@ class _Supervisor:
         yet given, or None as in _perform()."""
         refusal = self.last_denial(call)
         return self.refused(call, *refusal) if refusal else self._perform(call, call.act)
-
-    def begin_again(self, call, handler):
-        """What a call was about has changed under it: as if it were made now."""
-        call.close()
-        self.answer(call.request.again(), handler)
 
     def refused(self, call, error, reason, field):
         """The reply to a call that is refused: closed and recorded."""
@@ -6774,8 +6767,7 @@ class PolicyContext:
     def current(self):
         """LivePolicy as it is now."""
         with self._lock:
-            now = dict(self._now)
-        return self._snapshot(now)
+            return self._snapshot(self._now)
 
     def ceiling(self):
         """LivePolicy that it may be at most: the static policy."""
@@ -7905,17 +7897,12 @@ class Process:
             events = dict(poller.poll(timeout))
             if supervisor.pidfd in events:
                 return
-            for fd in watched & set(events):
-                if events[fd] & select.POLLIN:
-                    self._pump.start()
-                    break
-                poller.unregister(fd)  # its end, with nothing in it
-                watched.discard(fd)
-            else:
-                continue
-            for fd in watched:
+            begins = any(events.get(fd, 0) & select.POLLIN for fd in watched)
+            if begins:
+                self._pump.start()
+            for fd in set(watched) if begins else watched & set(events):  # else: its end, with nothing in it
                 poller.unregister(fd)
-            watched = set()
+                watched.discard(fd)
 
     def _drain(self):
         """What is in the pipes when everything in the sandbox is dead: never waits."""
@@ -7959,7 +7946,7 @@ class Process:
             stopped = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
         except ChildProcessError:
             return
-        if stopped is None or stopped.si_code == CLD_TRAPPED or stopped.si_status == signal.SIGSTOP:
+        if stopped is None or stopped.si_code == os.CLD_TRAPPED or stopped.si_status == signal.SIGSTOP:
             return  # by its own hand: the host goes on, and its timeout
         self._signal_all(signal.SIGSTOP)
         terminal = self._supervisor.launching.terminal
