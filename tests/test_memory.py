@@ -350,10 +350,10 @@ int main(int n, char **a) {
 def test_memory_files_that_hide_count(how):
     payload = compiled(HIDERS, "-pthread")
     fields = dict(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),))
-    assert Sandbox(max_memory="400M", **fields).run([payload, how, "200"], timeout=60).stdout == b"held\n"
-    killed = Sandbox(max_memory="80M", **fields).run([payload, how, "200"], timeout=60)
+    assert Sandbox(max_memory="300M", **fields).run([payload, how, "100"], timeout=60).stdout == b"held\n"
+    killed = Sandbox(max_memory="40M", **fields).run([payload, how, "100"], timeout=60)
     assert killed.exit_code == -9 and killed.denials[-1].field == "max_memory", killed
-    live = Sandbox(**fields).popen([payload, how, "200"], stdout=1)  # where nothing was trapped until the limit came
+    live = Sandbox(**fields).popen([payload, how, "100"], stdout=1)  # where nothing was trapped until the limit came
     with live:
-        live.policy.restrict_max_memory(80 << 20)
+        live.policy.restrict_max_memory(40 << 20)
         assert live.wait(timeout=60).stdout == b""

@@ -331,7 +331,7 @@ def test_signals_during_every_mediated_call(tmp_path):
     """A handler that restarts is never noticed; another may end a call with EINTR, which the kernel
     gives a task that is notified and not yet received, and nothing else. (Before Linux 5.19 a received
     one too: what it restarts may be done already.)"""
-    count = rounds(200)
+    count = rounds(120)
     lines = [list(map(int, line.split())) for line in live(tmp_path, "restarting", count).stdout.decode().splitlines()[:-1]]
     assert len(lines) == 14 and all(not other for _, ok, intr, other in lines), lines
     assert not sandlock._kernel_flags().waits_killably or all(ok == count for _, ok, intr, other in lines), lines
