@@ -874,6 +874,7 @@ FS_IOC_ENABLE_VERITY = _IOW(133, _u64 * 16, "f")  # linux/fsverity.h
 FS_IOC_SET_ENCRYPTION_POLICY, FS_IOC_REMOVE_ENCRYPTION_KEY, FS_IOC_REMOVE_ENCRYPTION_KEY_ALL_USERS = (
     _IOC(2, "f", 19, _u32 * 3), _IOWR(24, _u64 * 8, "f"), _IOWR(25, _u64 * 8, "f"))  # linux/fscrypt.h
 F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 8, 15, 0x8901, 0x8902
+KCMP_VM = 1  # linux/kcmp.h
 F_SETLEASE, F_SETDELEG = 1024, 1040  # a lease makes whoever opens the file wait, host or not
 FIONREAD = 0x541B
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
@@ -2381,8 +2382,8 @@ class _Call:
     submitted = 0.0     # to the callback, time.monotonic()
     held = None         # (_Held, number of descriptors counted there, bytes of argv)
     worker = None       # thread that acts
-    interrupted, seen_pending = False, 0  # by _interrupt(); the score of _interrupt_waits(), which does at 2
-    is_certain = True             # the task itself has the signal that it is interrupted for
+    interrupted, is_certain = False, True  # by _interrupt(); whether the task itself has the signal
+    stayed = 0, 0       # signals of its process that are pending, and for how many looks
 
     def __init__(self, request, family, act, refusal=None, where=_BROKER, fds=(), told_as=None, **event):
         self.request, self.family, self.act, self.refusal = request, family, act, refusal
@@ -3716,7 +3717,7 @@ class _Opening(_Path):
         info = os.fstat(fd)
         kind, flags, call = stat.S_IFMT(info.st_mode), self.flags, self.call
         self.tell(path, info)
-        if not flags & O_PATH:
+        if not flags & O_PATH and path[:1] == b"/":  # else it is a pipe or the like, which nothing grants
             changes = flags & (O_ACCMODE | os.O_TRUNC) or self.temporary
             call.needs = ("fs_writable" if changes else "fs_readable", call.event["path"]),
         if flags & O_PATH:
@@ -4151,7 +4152,7 @@ def _on_path(sup, request):
     if row.flags is not None and flags & ~row.allowed:
         return _refuse(errno.EINVAL)
     if row.family == "access" and request.capabilities and not flags & AT_EACCESS:
-        return _with_capabilities(request.capabilities[1], lambda: _judge_path(sup, request, row, flags))
+        return _with_capabilities(request.capabilities[1] | CAP_SYS_PTRACE, lambda: _judge_path(sup, request, row, flags))
     return _judge_path(sup, request, row, flags)
 
 
@@ -4798,7 +4799,7 @@ class _Broker:
         """On a confined thread: with no more capabilities than the task has left (capset(2))."""
         if request.capabilities is None:
             return function()
-        return _with_capabilities(request.capabilities[0], function)
+        return _with_capabilities(request.capabilities[0] | CAP_SYS_PTRACE, function)  # to look at the task itself
 
     def call(self, function, *args):
         """Runs a function there and returns or raises what it does; ProcessLookupError once the
@@ -4956,10 +4957,10 @@ def _interrupting_signal():
                       "to 64; one must be left")
 
 
-def _interrupt(call):
+def _interrupt(call, is_certain=True):
     """The task has a signal to handle, or is dead. To be repeated: what is sent just before the
     call blocks is lost."""
-    call.interrupted = True
+    call.interrupted, call.is_certain = True, is_certain
     if call.worker:
         _raw(_NR["tgkill"], os.getpid(), call.worker, _interrupting_signal())
 
@@ -5065,6 +5066,7 @@ class _Supervisor:
     KEPT_LINES = 10000
     KEPT_BYTES = 8 << 20
     WATCH_TICKS = 10
+    STAYS = 2  # looks
     KILL_MS = 50
     BREATHE_S = 0.5  # how long Ctrl-C may have to wait for a launch that hangs
 
@@ -5358,20 +5360,27 @@ class _Supervisor:
             self.mailbox.post(lambda: None)
 
     def _interrupt_waits(self):
-        """At once for a signal of its own, the second time it is seen for one that another thread
-        of its process may take; and where nobody can tell which one will, for one call at a time."""
+        """At once for a signal that is certainly its own. One of a process any thread may take, and those that do
+        not wait here do so soon: only if it stays, one call at a time is interrupted, the first thread's before
+        others. (Most signals are for that one, but that of a child's end is for the thread that forked;
+        kernel/signal.c: complete_signal.)"""
         self.watching = self.WATCH_TICKS if self.broker.waits else self.watching - 1
         if not self.watching and self.broker.waits:  # it came just now, and saw us watching
             self.watching = 1
-        chosen = set()  # processes
-        for call in list(self.broker.waits):
+        waiting, chosen = list(self.broker.waits), set()
+        processes = [call.request.task.process for call in waiting]
+        for call in sorted(waiting, key=lambda call: call.request.tid != call.request.task.process):
             task = call.request.task
-            pending, call.is_certain = _has_signal(task)
-            call.seen_pending = call.seen_pending + pending if pending else 0
-            if (call.seen_pending >= 2 and (call.is_certain or task.process not in chosen)
-                    or not self._waits(call.request)):
+            own, shared = _pending_signals(task.tid)
+            call.stayed = (call.stayed[0] & shared, call.stayed[1] + 1) if call.stayed[0] & shared else (shared, 0)
+            stays, looks = call.stayed
+            alone = processes.count(task.process) == 1 and not (self.callback and self.callback.is_busy())
+            is_first = task.tid == task.process and stays & ~(1 << signal.SIGCHLD - 1)
+            if own or not self._waits(call.request):
+                _interrupt(call, True)
+            elif stays and looks >= (self.STAYS if is_first else 5 * self.STAYS) and task.process not in chosen:
                 chosen.add(task.process)
-                _interrupt(call)
+                _interrupt(call, bool(is_first or alone))
 
     # -- requests: from the broker's thread on -----------------------------------------------------
     # receive, answer: a handler reads it into a _Call -> judge -> (look_for_links) -> (callback) -> settle
@@ -6008,6 +6017,7 @@ class _Memory:
     LOOKS_MS = 100
     LOOK_S = 1.0            # at descriptors, and then at mapped memory: what takes longer counts as much as it may be
     FEW_DESCRIPTORS = 1024  # are looked at whatever it takes
+    LATE_S = 5.0
     THREAD_BYTES = 24 << 10
     INODE_BYTES = 1024      # of a tmpfs, of extended attributes too; mm/shmem.c: BOGO_INODE_SIZE
 
@@ -6016,6 +6026,8 @@ class _Memory:
         self._lock = threading.RLock()  # one look at a time
         self._tolerated = 0  # bytes in use when the limit fell below them
         self.reading, self.reader_tid = _thread.allocate_lock(), None  # held by the thread that reads maps
+        self._took, self._read_at = {}, None  # pid -> seconds; whose it is reading
+        self._late = {}  # pid -> since when it makes looks late, time.monotonic()
         # Whether there may be such memory: known where the calls that make it are trapped.
         self.has_memfds = self.has_shared = policy.max_memory is None
         self.has_shared |= "shmat" in policy.extra_allow_syscalls
@@ -6047,25 +6059,20 @@ class _Memory:
         return max(mapped, used) + more + int(status.get("Threads", "0")) * _Memory.THREAD_BYTES
 
     def _take_stock(self):
-        """-> ({pid: bytes of its own}, {pid: bytes that it shares}, bytes of all)."""
         tasks = {pid: _living_task(pid) for pid in self._sup.members()}
-        sizes = self._memfds(tasks) if self.has_memfds else {}
-        own, opened = {pid: self.of(task) for pid, task in tasks.items()}, frozenset(sizes)
-        mapped = self._mapped(tasks) if self.has_shared else {pid: {} for pid in tasks}
-        for inode, size in (row for rows in mapped.values() for row in rows.items()):
-            if inode not in opened:  # by several: as much as by the one with the most of it
-                sizes[inode] = max(size, sizes.get(inode, 0))
-        untold = {pid: int(_task_status(task).get("RssShmem", "0 kB").split()[0]) << 10
-                  for pid, task in tasks.items() if pid not in mapped}
-        shared = {pid: untold[pid] if pid in untold else sum(mapped[pid].values()) for pid in tasks}
-        written = sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values())
-        return own, shared, (sum(own.values()) + sum(sizes.values()) + written
-                             + min(sum(untold.values()), _all_shared_memory()))
+        files, held = self._memfds(tasks) if self.has_memfds else ({}, {})
+        mapped = self._mapped(tasks) if self.has_shared else dict.fromkeys(tasks, {})
+        own = {pid: self.of(task) for pid, task in tasks.items()}
+        touched = {pid: int(_task_status(task).get("RssShmem", "0 kB").split()[0]) << 10
+                   for pid, task in tasks.items() if mapped.get(pid) is None}
+        held = {pid: {**held.get(pid, {}), **(mapped.get(pid) or {})} for pid in tasks}
+        return _Stock(own, held, files, touched,
+                      sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values()))
 
     def _memfds(self, tasks):
-        """{inode: bytes} of the files in memory that any process has open. Who has so many descriptors
-        that they cannot be looked at in time is killed, and taken out of `tasks`."""
-        sizes, deadline = {}, time.monotonic() + self.LOOK_S
+        """-> ({inode: bytes} of the files in memory that any process has open, {pid: {inode: 0}} of its own). Who has
+        so many descriptors that they cannot be looked at in time is killed, and taken out of `tasks`."""
+        sizes, held, deadline = {}, {}, time.monotonic() + self.LOOK_S
         counts = {pid: _descriptor_count(task) for pid, task in tasks.items()}
 
         def late(pid):
@@ -6088,44 +6095,54 @@ class _Memory:
                     continue  # it was closed
                 if info.st_dev == _memory_device():
                     sizes[info.st_ino] = info.st_blocks * 512
+                    held.setdefault(pid, {})[info.st_ino] = 0
             if late(pid):
                 self._kill(pid, "its %d descriptors cannot be looked at in time" % counts[pid], 0)
                 del tasks[pid]
-        return sizes
+        return sizes, held
 
     def _mapped(self, tasks):
-        """{pid: {inode: bytes}} of the files in memory that processes have mapped; proc_pid_maps(5). Each page of
-        that waits for the process, for as long as that likes: so a thread reads, and who cannot be told of in
-        time, or may not be looked at, is missing."""
-        if not self.reading.acquire(False):
-            return {}
+        """{pid: {inode: bytes}} of the files in memory that processes have mapped, None where nobody may know. Each
+        page of that text waits for the process, for as long as that likes: so a thread reads, the quick ones first.
+        Who cannot be told of in time is missing; who makes it late for long is killed, and taken out of `tasks`."""
         found, done, deadline = {}, queue.SimpleQueue(), time.monotonic() + self.LOOK_S
 
         def read():
             self.reader_tid = threading.get_native_id()
             try:
                 _begin_thread()
-                for pid, task in tasks.items():
-                    sizes = _mapped_memory(task, deadline)
-                    if sizes is not None:
-                        found[pid] = sizes
+                for pid in sorted(tasks, key=lambda pid: self._took.get(pid, 0.01)):
+                    self._read_at, begun = pid, time.monotonic()
+                    found[pid] = _mapped_memory(tasks[pid], deadline)
+                    self._took[pid] = time.monotonic() - begun
+                self._read_at = None
+            except TimeoutError:
+                self._took[pid] = self.LOOK_S
             finally:
                 self.reading.release()
                 done.put(None)
-        try:
-            _thread.start_new_thread(read, ())
-            done.get(timeout=self.LOOK_S)
-        except RuntimeError:
-            self.reading.release()
-        except queue.Empty:
-            pass  # some are told of
+        if self.reading.acquire(False):
+            self._took = {pid: took for pid, took in self._took.items() if pid in tasks}
+            try:
+                _thread.start_new_thread(read, ())
+                done.get(timeout=self.LOOK_S)
+            except RuntimeError:
+                self.reading.release()
+            except queue.Empty:
+                pass  # some are told of
+        late = self._read_at
+        self._late = {pid: since for pid, since in self._late.items() if pid in tasks and pid not in found}
+        if late in tasks and time.monotonic() - self._late.setdefault(late, time.monotonic()) > self.LATE_S:
+            self._kill(late, "what it has mapped cannot be looked at in time", 0)
+            del tasks[late]
         return dict(found)
 
     def fits(self, more):
         """Whether the sandbox may grow by that; gives out the limits anew."""
         with self._lock:
-            own, _, total = self._take_stock()
-            self._divide(own, total)
+            stock = self._take_stock()
+            total = stock.total()
+            self._divide(stock.own, total)
             return total + more <= self.limit()
 
     def look(self, tolerate=False):
@@ -6136,15 +6153,18 @@ class _Memory:
                 self._look(tolerate)
 
     def _look(self, tolerate):
-        own, shared, total = self._take_stock()
+        stock = self._take_stock()
+        total = stock.total()
         if tolerate or total < self._tolerated:
             self._tolerated = total
-        while total > max(self.limit(), self._tolerated) and own:
-            pid = max(own, key=lambda pid: own[pid] + shared[pid])
-            size = own.pop(pid) + shared[pid]
-            self._kill(pid, "the sandbox uses %d bytes; its largest process was killed" % total, size)
-            total -= size  # for the others
-        self._divide(own, total)
+        if total > max(self.limit(), self._tolerated):
+            total = stock.without_copies()
+        while total > max(self.limit(), self._tolerated) and stock.own:
+            pid = max(stock.own, key=stock.weight)
+            self._kill(pid, "the sandbox uses %d bytes; its largest process was killed" % total, stock.weight(pid))
+            stock.drop(pid)
+            total = stock.total()  # of the others
+        self._divide(stock.own, total)
 
     def _kill(self, pid, reason, size):
         event = SyscallEvent(pid=pid, category=SyscallCategory.MEMORY, size=size, denied=True)
@@ -6163,6 +6183,39 @@ class _Memory:
             except OSError as e:
                 if e.errno != errno.ESRCH:
                     raise
+
+
+class _Stock:
+    """What processes use. By pid: `own` bytes; `held`: {inode: bytes mapped} of the files in memory that it has open
+    or mapped; `touched`: shared memory, where nobody can tell more. `files`: {inode: bytes} of those that anybody
+    has open. `written`: to a tmpfs."""
+
+    def __init__(self, own, held, files, touched, written):
+        self.own, self.held, self.files, self.touched, self.written = own, held, files, touched, written
+
+    def total(self):
+        sizes = {}
+        for inodes in self.held.values():
+            for inode, mapped in inodes.items():  # by several: as much as by the one with the most of it
+                sizes[inode] = self.files.get(inode, max(mapped, sizes.get(inode, 0)))
+        return (sum(self.own.values()) + sum(sizes.values()) + self.written
+                + min(sum(self.touched.values()), _all_shared_memory()))
+
+    def weight(self, pid):
+        return self.own[pid] + self.touched.get(pid, 0) + sum(
+            self.files.get(inode, mapped) for inode, mapped in self.held[pid].items())
+
+    def drop(self, pid):
+        for table in self.own, self.held, self.touched:
+            table.pop(pid, None)
+
+    def without_copies(self):
+        """The total, where a child that has its parent's memory still (vfork(2)) counts nothing of its own."""
+        for pid in self.own:
+            fields = _proc_stat(pid)
+            if fields and int(fields[1]) in self.own and not _raw(_NR["kcmp"], pid, int(fields[1]), KCMP_VM, 0, 0):
+                self.own[pid] = 0
+        return self.total()
 
 
 def _living_task(pid):
@@ -6190,27 +6243,38 @@ def _descriptor_count(pid):
 
 
 def _mapped_memory(pid, deadline):
-    """{inode: bytes} of the files in memory that a process has mapped, or None if that takes too long or nobody may
-    know. However it is mapped: what is mapped privately lives in the file until it is written to."""
-    sizes, rest, device = {}, b"", _memory_device()
+    """{inode: bytes} of the files in memory that a process has mapped, None if nobody may know; proc_pid_maps(5).
+    TimeoutError past the deadline. However it is mapped: what is mapped privately lives in the file until it is
+    written to. What is mapped twice counts once."""
+    spans, rest, device = {}, b"", _memory_device()
     shown = b" %02x:%02x " % (os.major(device), os.minor(device))
     try:
         with open("/proc/%d/maps" % pid, "rb", 0) as file:
-            while time.monotonic() < deadline:
+            while True:
                 block = file.read(1 << 16)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, "maps")
                 if not block:
-                    return sizes
+                    break
                 *lines, rest = (rest + block).split(b"\n")
                 for line in lines:
                     if shown in line:
-                        span, _, _, _, inode = line.split(None, 5)[:5]
+                        span, _, offset, _, inode = line.split(None, 5)[:5]
                         low, high = (int(end, 16) for end in span.split(b"-"))
-                        sizes[int(inode)] = sizes.get(int(inode), 0) + high - low
+                        spans.setdefault(int(inode), []).append((int(offset, 16), int(offset, 16) + high - low))
     except (FileNotFoundError, ProcessLookupError):
         return {}  # it ended
+    except TimeoutError:
+        raise
     except OSError:
         return None  # not to be looked at
-    return None
+    sizes = {}
+    for inode, parts in spans.items():
+        reached = sizes[inode] = 0
+        for low, high in sorted(parts):
+            sizes[inode] += max(0, high - max(low, reached))
+            reached = max(reached, high)
+    return sizes
 
 
 @functools.lru_cache(maxsize=None)
@@ -6341,25 +6405,17 @@ def _set_foreground(terminal, group):
 _IGNORED_SIGNALS = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27  # by default: CHLD CONT URG WINCH; signal(7)
 
 
-def _has_signal(task):
-    """What a task has to handle once it returns: 2 for a signal of its own, 1 for one of its process, 0; and
-    whether that is certain. One of a process is for its first thread, and where that blocks it or has ended
-    for any that does not; kernel/signal.c: complete_signal."""
-    own, shared, idle = _pending_signals(task.tid)
-    if own & ~idle or not shared & ~idle or task.tid == task.process:
-        return 2 if own & ~idle else 1 if shared & ~idle else 0, True
-    return (0, True) if shared & ~idle & ~_pending_signals(task.process)[2] else (1, False)
-
-
 def _pending_signals(tid):
-    """-> (of its own, of its process, those that it does not handle): bits; proc_pid_status(5)."""
+    """-> (signals that a task certainly has to handle once it returns, those that another thread of its process may
+    take as well): bits; proc_pid_status(5)."""
     status = _task_status(tid)
     try:
         own, shared, blocked, ignored, caught = (
             int(status[name], 16) for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"))
     except (KeyError, ValueError):
-        return 0, 0, -1
-    return own, shared, -1 if status["State"][:1] == "Z" else blocked | ignored | _IGNORED_SIGNALS & ~caught
+        return 0, 0
+    idle = blocked | ignored | _IGNORED_SIGNALS & ~caught
+    return (own & ~idle, shared & ~idle) if status.get("Threads") != "1" else ((own | shared) & ~idle, 0)
 
 
 def _reap(pid, pidfd):
@@ -6965,6 +7021,9 @@ class _Callback:
         self._calls.put(call)
         if self._late or not self._alive:
             self._deny_waiting()
+
+    def is_busy(self):
+        return self._current is not None or not self._calls.empty()
 
     def is_full(self):
         return self._alive and not self._late and (
@@ -7598,12 +7657,15 @@ class _Stdio:
 
 class _PipeEnd(io.FileIO):
     """Our end of a pipe. Who closes a pipe last waits for whoever holds its lock, which the program can, and
-    finalizers run on any thread: the one of this leaves it to the end of the run."""
+    finalizers run on any thread: this one has it done by another."""
     supervisor = None
 
     def __del__(self):
         if self.supervisor is not None and not self.closed:
-            self.supervisor.leave(self)
+            try:
+                _thread.start_new_thread(self.close, ())
+            except RuntimeError:
+                self.supervisor.leave(self)
 
 
 def _close_streams(streams):

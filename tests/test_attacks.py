@@ -1016,3 +1016,49 @@ def test_where_yama_lets_trace_descendants_only(monkeypatch):
             found[scope] = adopter == os.getpid(), bool(broker & sandlock.CAP_SYS_PTRACE), int(status("/proc/%d/status" % process.pid, "CapPrm"), 16) & sandlock.CAP_SYS_PTRACE
     assert found == {0: (False, False, 0), 1: (False, True, 0) if ROOT else (True, False, 0)}
     assert sandlock._adoption._users == 0
+
+
+SIGNALLED = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static const char *fifo, *how;
+static void handler(int n) { write(1, "handled\n", 8); }
+static void once(const char *who) { char line[99]; int fd = open(fifo, O_RDONLY); write(1, line, sprintf(line, "%s %d\n", who, fd < 0 ? errno : 0)); }
+static void *worker(void *x) {
+    pid_t child = *how == 'c' ? fork() : 1;
+    if (!child) { usleep(300000); _exit(0); }
+    if (*how != 'c') kill(gettid(), SIGUSR1);      // for this thread, though the first one waits too
+    once("worker"); return 0;
+}
+int main(int n, char **a) {
+    how = a[1]; fifo = a[2];
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+    sigaction(SIGCHLD, &action, 0); sigaction(SIGUSR1, &action, 0);
+    pthread_t t; pthread_create(&t, 0, worker, 0);
+    if (*how == 'b') once("first");
+    pthread_join(t, 0); return 0;
+}"""
+
+
+@pytest.mark.parametrize("how", ["child", "both"])
+def test_a_signal_for_another_than_the_first_thread_is_handled(tmp_path, how):
+    payload = compiled(SIGNALLED, "-pthread")
+    os.mkfifo(tmp_path / "fifo")
+    fields = dict(fs_readable=SYSTEM_PATHS + (tmp_path, os.path.dirname(payload)), fs_denied=[tmp_path / "none"])
+    with Sandbox(**fields).popen([payload, how, str(tmp_path / "fifo")], stdout=1) as process:
+        bound = threading.Timer(30, process.kill)
+        bound.start()
+        assert process.stdout.readline() == b"handled\n"  # while the calls wait
+        time.sleep(0.3)
+        with open(tmp_path / "fifo", "w"):
+            rest = process.wait(timeout=20)
+        bound.cancel()
+    assert rest.exit_code == 0 and rest.stdout and not any(word.endswith(b" 512") for word in rest.stdout.splitlines()), rest

@@ -357,3 +357,52 @@ def test_memory_files_that_hide_count(how):
     with live:
         live.policy.restrict_max_memory(40 << 20)
         assert live.wait(timeout=60).stdout == b""
+
+
+DECOYS = """
+import mmap, os, time
+keep = []
+for i in range(35):
+    if os.fork() == 0:  # it uses nothing, however much it has mapped
+        fd = os.memfd_create("x"); os.ftruncate(fd, 1 << 40)
+        m = mmap.mmap(fd, 1 << 40, prot=mmap.PROT_READ); time.sleep(30); os._exit(0)
+    try: keep.append(bytearray(6 << 20))
+    except MemoryError: break
+    time.sleep(0.1)
+os.write(1, b"%d" % (6 * len(keep)))
+"""
+RING = """
+import mmap, os, time
+fd = os.memfd_create("x"); os.ftruncate(fd, 40 << 20)
+maps = [mmap.mmap(fd, 40 << 20) for _ in range(4)]; [maps[0].write(b"x" * (1 << 20)) for _ in range(40)]; os.close(fd)
+time.sleep(1); print("held")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs os.memfd_create")
+def test_what_is_mapped_is_neither_weighed_twice_nor_taken_for_freed():
+    decoyed = box(max_memory="150M").run([sys.executable, "-S", "-c", DECOYS], timeout=60)
+    assert int(decoyed.stdout or b"0") < 150, decoyed
+    assert box(max_memory="75M").run([sys.executable, "-S", "-c", RING], timeout=60).stdout == b"held\n"
+    assert box(max_memory="40M").run([sys.executable, "-S", "-c", RING], timeout=60).exit_code == -9  # the control
+
+
+def test_who_cannot_be_looked_at_in_time_is_killed_and_not_the_others(monkeypatch):
+    def slow(pid, deadline, real=sandlock._mapped_memory):
+        if open("/proc/%d/cmdline" % pid, "rb").read().endswith(b"victim\0"):
+            time.sleep(0.3)
+            raise TimeoutError(110, "slow")
+        return real(pid, deadline)
+    monkeypatch.setattr(sandlock, "_mapped_memory", slow)
+    monkeypatch.setattr(sandlock._Memory, "LATE_S", 1)
+    code = ("import mmap, os, sys, time\nm = mmap.mmap(-1, 4096)\n"
+            "if len(sys.argv) == 1 and os.fork() == 0: os.execv(sys.executable, [sys.executable, '-S', '-c', 'import time; time.sleep(40)', 'victim'])\n"
+            "print(os.wait()[1], flush=True); time.sleep(1); print('held')")
+    result = box(max_memory="200M").run([sys.executable, "-S", "-c", code], timeout=60)
+    assert result.stdout == b"9\nheld\n" and "in time" in result.denials[0].reason and len(result.denials) == 1, result
+
+
+def test_a_child_that_has_its_parents_memory_does_not_count():
+    code = "import os\nx = bytearray(150 << 20)\npid = os.posix_spawn('/bin/true', ['true'], {})\nprint(os.waitpid(pid, 0)[1])"
+    result = box(max_memory="250M", policy_fn=lambda event, ctx: time.sleep(0.5), policy_events=["execve"]).run([sys.executable, "-S", "-c", code], timeout=60)
+    assert result.stdout == b"0\n", result

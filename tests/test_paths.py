@@ -585,10 +585,20 @@ def test_an_event_tells_what_the_kernel_will_refuse(tmp_path):
     places = [os.path.join(top, name) for top in (str(tmp_path), str(tmp_path / "in")) for name in ("new", "emptied", "made")]
     (tmp_path / "emptied").write_text("x"), (tmp_path / "in" / "emptied").write_text("x")
     os.mkfifo(tmp_path / "fifo")
-    script = "for top in (%r, %r): print(ok(opened, top + '/new', os.O_CREAT | os.O_WRONLY), ok(opened, top + '/emptied', os.O_TRUNC | os.O_WRONLY), ok(os.mkdir, top + '/made'))\nok(opened, 'fifo', os.O_NONBLOCK); ok(opened, '/dev/null', os.O_WRONLY)" % (str(tmp_path), str(tmp_path / "in"))
+    script = "for top in (%r, %r): print(ok(opened, top + '/new', os.O_CREAT | os.O_WRONLY), ok(opened, top + '/emptied', os.O_TRUNC | os.O_WRONLY), ok(os.mkdir, top + '/made'))\nok(opened, 'fifo', os.O_NONBLOCK); ok(opened, '/dev/null', os.O_WRONLY); ok(opened, '/proc/self/fd/%%d' %% os.pipe()[0], 0)" % (str(tmp_path), str(tmp_path / "in"))
     assert attempts(script, tmp_path, fs_readable=SYSTEM_PATHS + (tmp_path,), fs_writable=[tmp_path / "in"], policy_fn=judge, policy_events=["file"]) == ["EACCES"] * 3 + ["ok"] * 3
     assert [seen[path] for path in places] == [True] * 3 + [False] * 3, seen
     assert not seen[str(tmp_path / "fifo")] and not seen["/dev/null"]
+    assert [denied for path, denied in seen.items() if path.startswith("pipe:")] == [False]
+
+
+@requires_root
+def test_who_has_dropped_all_capabilities_is_served_still(tmp_path):
+    """With `user` the broker reads its memory by CAP_SYS_PTRACE."""
+    script = "import ctypes\nprint(libc.syscall(%d, (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()), ok(opened, '/etc/hostname', 0), ok(os.execv, '/bin/true', ['true']))" % sandlock._NR["capset"]
+    for fields in (dict(user="1234:1234"), {}):
+        result = Sandbox(fs_readable=SYSTEM_PATHS, fs_denied=["/nonexistent"], **fields).run(["/usr/bin/python3", "-S", "-c", TRY_ALL + script.replace(", ok(os.execv", "); sys.stdout.flush(); (ok(os.execv").replace("['true']))", "['true']))")])
+        assert result.success and result.stdout.split() == [b"0", b"ok"], result
 
 
 def test_the_limit_on_file_sizes_is_the_tasks(tmp_path):
