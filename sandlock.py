@@ -874,7 +874,6 @@ FS_IOC_ENABLE_VERITY = _IOW(133, _u64 * 16, "f")  # linux/fsverity.h
 FS_IOC_SET_ENCRYPTION_POLICY, FS_IOC_REMOVE_ENCRYPTION_KEY, FS_IOC_REMOVE_ENCRYPTION_KEY_ALL_USERS = (
     _IOC(2, "f", 19, _u32 * 3), _IOWR(24, _u64 * 8, "f"), _IOWR(25, _u64 * 8, "f"))  # linux/fscrypt.h
 F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 8, 15, 0x8901, 0x8902
-KCMP_VM = 1  # linux/kcmp.h
 F_SETLEASE, F_SETDELEG = 1024, 1040  # a lease makes whoever opens the file wait, host or not
 FIONREAD = 0x541B
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
@@ -4152,7 +4151,7 @@ def _on_path(sup, request):
     if row.flags is not None and flags & ~row.allowed:
         return _refuse(errno.EINVAL)
     if row.family == "access" and request.capabilities and not flags & AT_EACCESS:
-        return _with_capabilities(request.capabilities[1] | CAP_SYS_PTRACE, lambda: _judge_path(sup, request, row, flags))
+        return _with_capabilities(request.capabilities[1], lambda: _judge_path(sup, request, row, flags))
     return _judge_path(sup, request, row, flags)
 
 
@@ -4799,7 +4798,7 @@ class _Broker:
         """On a confined thread: with no more capabilities than the task has left (capset(2))."""
         if request.capabilities is None:
             return function()
-        return _with_capabilities(request.capabilities[0] | CAP_SYS_PTRACE, function)  # to look at the task itself
+        return _with_capabilities(request.capabilities[0], function)
 
     def call(self, function, *args):
         """Runs a function there and returns or raises what it does; ProcessLookupError once the
@@ -5362,25 +5361,23 @@ class _Supervisor:
     def _interrupt_waits(self):
         """At once for a signal that is certainly its own. One of a process any thread may take, and those that do
         not wait here do so soon: only if it stays, one call at a time is interrupted, the first thread's before
-        others. (Most signals are for that one, but that of a child's end is for the thread that forked;
-        kernel/signal.c: complete_signal.)"""
+        others: with EINTR, since whose it is nobody can tell (mostly the first one's, but that of a child's end is
+        the forking thread's; kernel/signal.c: complete_signal)."""
         self.watching = self.WATCH_TICKS if self.broker.waits else self.watching - 1
         if not self.watching and self.broker.waits:  # it came just now, and saw us watching
             self.watching = 1
-        waiting, chosen = list(self.broker.waits), set()
-        processes = [call.request.task.process for call in waiting]
-        for call in sorted(waiting, key=lambda call: call.request.tid != call.request.task.process):
+        chosen = set()  # processes
+        for call in sorted(self.broker.waits.copy(), key=lambda call: call.request.tid != call.request.task.process):
             task = call.request.task
             own, shared = _pending_signals(task.tid)
             call.stayed = (call.stayed[0] & shared, call.stayed[1] + 1) if call.stayed[0] & shared else (shared, 0)
             stays, looks = call.stayed
-            alone = processes.count(task.process) == 1 and not (self.callback and self.callback.is_busy())
-            is_first = task.tid == task.process and stays & ~(1 << signal.SIGCHLD - 1)
             if own or not self._waits(call.request):
                 _interrupt(call, True)
-            elif stays and looks >= (self.STAYS if is_first else 5 * self.STAYS) and task.process not in chosen:
-                chosen.add(task.process)
-                _interrupt(call, bool(is_first or alone))
+            elif stays and looks >= self.STAYS * (1 if task.tid == task.process else 5) and task.process not in chosen:
+                if not call.interrupted:
+                    chosen.add(task.process)
+                _interrupt(call, False)
 
     # -- requests: from the broker's thread on -----------------------------------------------------
     # receive, answer: a handler reads it into a _Call -> judge -> (look_for_links) -> (callback) -> settle
@@ -5435,7 +5432,8 @@ class _Supervisor:
         if "Tgid" in status:
             request.task = _Task(request.tid, int(status["Tgid"]), int(status["PPid"]))
             if self.capabilities_dropped:
-                request.capabilities = int(status["CapEff"], 16), int(status["CapPrm"], 16)
+                more = CAP_SYS_PTRACE if self.launching.user_ids else 0  # by which it looks at all of them, see _Launch
+                request.capabilities = int(status["CapEff"], 16) | more, int(status["CapPrm"], 16) | more
             self.broker.mailbox.post(lambda: self.take(request, handler))
         else:
             self.listener.reply(request, _refuse(errno.EPERM))
@@ -6026,8 +6024,8 @@ class _Memory:
         self._lock = threading.RLock()  # one look at a time
         self._tolerated = 0  # bytes in use when the limit fell below them
         self.reading, self.reader_tid = _thread.allocate_lock(), None  # held by the thread that reads maps
-        self._took, self._read_at = {}, None  # pid -> seconds; whose it is reading
-        self._late = {}  # pid -> since when it makes looks late, time.monotonic()
+        self._read_at, self._reads = None, {}  # (pid, since when it is read); pid -> (whether that took long, when)
+        self._known, self._in_time = {}, time.monotonic()  # what was read last; when nobody made that late
         # Whether there may be such memory: known where the calls that make it are trapped.
         self.has_memfds = self.has_shared = policy.max_memory is None
         self.has_shared |= "shmat" in policy.extra_allow_syscalls
@@ -6104,25 +6102,31 @@ class _Memory:
     def _mapped(self, tasks):
         """{pid: {inode: bytes}} of the files in memory that processes have mapped, None where nobody may know. Each
         page of that text waits for the process, for as long as that likes: so a thread reads, the quick ones first.
-        Who cannot be told of in time is missing; who makes it late for long is killed, and taken out of `tasks`."""
+        Of who cannot be told of in time the last look counts; who makes it late for long is killed, and taken out of
+        `tasks`."""
         found, done, deadline = {}, queue.SimpleQueue(), time.monotonic() + self.LOOK_S
 
         def read():
             self.reader_tid = threading.get_native_id()
             try:
                 _begin_thread()
-                for pid in sorted(tasks, key=lambda pid: self._took.get(pid, 0.01)):
-                    self._read_at, begun = pid, time.monotonic()
-                    found[pid] = _mapped_memory(tasks[pid], deadline)
-                    self._took[pid] = time.monotonic() - begun
+                for pid, task in sorted(tasks.items(), key=lambda row: self._reads.get(row[0], (False, 0.0))):
+                    begun = time.monotonic()
+                    self._read_at = pid, begun
+                    try:
+                        found[pid] = _mapped_memory(task, deadline)
+                    finally:  # slow ones last, and of the others those first that have waited for longest
+                        now = time.monotonic()
+                        self._reads[pid] = now - begun > self.LOOK_S / 2, now
                 self._read_at = None
             except TimeoutError:
-                self._took[pid] = self.LOOK_S
+                if not self._reads[pid][0]:
+                    self._read_at = None  # there are many: nobody's fault
             finally:
                 self.reading.release()
                 done.put(None)
         if self.reading.acquire(False):
-            self._took = {pid: took for pid, took in self._took.items() if pid in tasks}
+            self._read_at, self._reads = None, {pid: row for pid, row in self._reads.items() if pid in tasks}
             try:
                 _thread.start_new_thread(read, ())
                 done.get(timeout=self.LOOK_S)
@@ -6130,12 +6134,16 @@ class _Memory:
                 self.reading.release()
             except queue.Empty:
                 pass  # some are told of
-        late = self._read_at
-        self._late = {pid: since for pid, since in self._late.items() if pid in tasks and pid not in found}
-        if late in tasks and time.monotonic() - self._late.setdefault(late, time.monotonic()) > self.LATE_S:
+        self._known = {pid: found.get(pid, self._known.get(pid)) for pid in tasks if pid in found or pid in self._known}
+        now, (late, since) = time.monotonic(), self._read_at or (None, 0.0)
+        if late is None:
+            self._in_time = now
+        elif now - self._in_time > self.LATE_S and now - since > self.LOOK_S / 2 and late in tasks:
             self._kill(late, "what it has mapped cannot be looked at in time", 0)
             del tasks[late]
-        return dict(found)
+        elif now - since > 4 * self.LATE_S:
+            raise RuntimeError("what the program has mapped cannot be looked at")
+        return self._known
 
     def fits(self, more):
         """Whether the sandbox may grow by that; gives out the limits anew."""
@@ -6157,8 +6165,6 @@ class _Memory:
         total = stock.total()
         if tolerate or total < self._tolerated:
             self._tolerated = total
-        if total > max(self.limit(), self._tolerated):
-            total = stock.without_copies()
         while total > max(self.limit(), self._tolerated) and stock.own:
             pid = max(stock.own, key=stock.weight)
             self._kill(pid, "the sandbox uses %d bytes; its largest process was killed" % total, stock.weight(pid))
@@ -6208,14 +6214,6 @@ class _Stock:
     def drop(self, pid):
         for table in self.own, self.held, self.touched:
             table.pop(pid, None)
-
-    def without_copies(self):
-        """The total, where a child that has its parent's memory still (vfork(2)) counts nothing of its own."""
-        for pid in self.own:
-            fields = _proc_stat(pid)
-            if fields and int(fields[1]) in self.own and not _raw(_NR["kcmp"], pid, int(fields[1]), KCMP_VM, 0, 0):
-                self.own[pid] = 0
-        return self.total()
 
 
 def _living_task(pid):
@@ -7022,9 +7020,6 @@ class _Callback:
         if self._late or not self._alive:
             self._deny_waiting()
 
-    def is_busy(self):
-        return self._current is not None or not self._calls.empty()
-
     def is_full(self):
         return self._alive and not self._late and (
             self._calls.qsize() >= self.WAITING or self._sup.held.is_full())
@@ -7661,11 +7656,14 @@ class _PipeEnd(io.FileIO):
     supervisor = None
 
     def __del__(self):
-        if self.supervisor is not None and not self.closed:
-            try:
-                _thread.start_new_thread(self.close, ())
-            except RuntimeError:
-                self.supervisor.leave(self)
+        if self.supervisor is None or self.closed:
+            return
+        if os.getpid() != self.supervisor.host:
+            return self.close()  # not the last one
+        try:
+            _thread.start_new_thread(lambda: (_begin_thread(), self.close()), ())
+        except RuntimeError:
+            self.supervisor.leave(self)
 
 
 def _close_streams(streams):

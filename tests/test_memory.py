@@ -330,7 +330,7 @@ HIDERS = r"""
 #include <sys/mman.h>
 #include <unistd.h>
 int main(int n, char **a) {
-    static char block[1 << 20]; long mib = atol(a[2]); setbuf(stdout, 0);
+    static char block[1 << 20]; long mib = atol(a[2]); setbuf(stdout, 0); usleep(500000);
     for (long i = 0; i < mib; i++) {
         if (*a[1] == 'p') {                      /* files in memory that are mapped privately, and closed */
             int fd = memfd_create("x", 0); if (write(fd, block, sizeof block) != sizeof block) return 1;
@@ -390,7 +390,7 @@ def test_what_is_mapped_is_neither_weighed_twice_nor_taken_for_freed():
 def test_who_cannot_be_looked_at_in_time_is_killed_and_not_the_others(monkeypatch):
     def slow(pid, deadline, real=sandlock._mapped_memory):
         if open("/proc/%d/cmdline" % pid, "rb").read().endswith(b"victim\0"):
-            time.sleep(0.3)
+            time.sleep(0.7)
             raise TimeoutError(110, "slow")
         return real(pid, deadline)
     monkeypatch.setattr(sandlock, "_mapped_memory", slow)
@@ -400,9 +400,3 @@ def test_who_cannot_be_looked_at_in_time_is_killed_and_not_the_others(monkeypatc
             "print(os.wait()[1], flush=True); time.sleep(1); print('held')")
     result = box(max_memory="200M").run([sys.executable, "-S", "-c", code], timeout=60)
     assert result.stdout == b"9\nheld\n" and "in time" in result.denials[0].reason and len(result.denials) == 1, result
-
-
-def test_a_child_that_has_its_parents_memory_does_not_count():
-    code = "import os\nx = bytearray(150 << 20)\npid = os.posix_spawn('/bin/true', ['true'], {})\nprint(os.waitpid(pid, 0)[1])"
-    result = box(max_memory="250M", policy_fn=lambda event, ctx: time.sleep(0.5), policy_events=["execve"]).run([sys.executable, "-S", "-c", code], timeout=60)
-    assert result.stdout == b"0\n", result
