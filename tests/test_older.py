@@ -19,7 +19,7 @@ def test_the_same_attacks_fail(abi):
         pytest.skip("within itself")
     files = [os.path.join(TESTS, "test_%s.py" % name) for name in ("attacks", "landlock", "network")]
     result = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "attacks or landlock or bind or listen or stale"] + files,
-                            env=dict(os.environ, SANDLOCK_TEST_ABI=abi, SANDLOCK_TEST_THIN="40"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+                            env=dict(os.environ, SANDLOCK_TEST_ABI=abi, SANDLOCK_TEST_THIN="80"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
     assert result.returncode == 0 and b" passed" in result.stdout, result.stdout.decode()[-3000:]
 
 
