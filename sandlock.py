@@ -6134,15 +6134,15 @@ class _Memory:
                 self.reading.release()
             except queue.Empty:
                 pass  # some are told of
-        self._known = {pid: found.get(pid, self._known.get(pid)) for pid in tasks if pid in found or pid in self._known}
+        self._known = {pid: self._known.get(pid) if found.get(pid) is None else found[pid] for pid in tasks}
         now, (late, since) = time.monotonic(), self._read_at or (None, 0.0)
         if late is None:
             self._in_time = now
+        elif now - since > 4 * self.LATE_S:  # whoever it was, nobody can see what the others do
+            raise RuntimeError("what the program has mapped cannot be looked at")
         elif now - self._in_time > self.LATE_S and now - since > self.LOOK_S / 2 and late in tasks:
             self._kill(late, "what it has mapped cannot be looked at in time", 0)
             del tasks[late]
-        elif now - since > 4 * self.LATE_S:
-            raise RuntimeError("what the program has mapped cannot be looked at")
         return self._known
 
     def fits(self, more):
