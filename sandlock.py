@@ -6426,13 +6426,17 @@ def _reap(pid, pidfd):
         info = os.waitid(os.P_PID, pid, os.WEXITED)
         value, exited = info.si_status, info.si_code == os.CLD_EXITED
     except ChildProcessError:
-        answer = bytearray(bytes(pidfd_info(mask=PIDFD_INFO_EXIT)))
-        try:
-            fcntl.ioctl(pidfd, PIDFD_GET_INFO, answer)
-        except OSError:
-            return None, -1
-        info = pidfd_info.from_buffer_copy(answer)
-        if not info.mask & PIDFD_INFO_EXIT:
+        for _ in range(100):  # the pidfd tells that it has ended a moment before it tells how
+            answer = bytearray(bytes(pidfd_info(mask=PIDFD_INFO_EXIT)))
+            try:
+                fcntl.ioctl(pidfd, PIDFD_GET_INFO, answer)
+            except OSError:
+                return None, -1
+            info = pidfd_info.from_buffer_copy(answer)
+            if info.mask & PIDFD_INFO_EXIT:
+                break
+            time.sleep(0.0005)
+        else:
             return None, -1
         exited = os.WIFEXITED(info.exit_code)
         value = os.WEXITSTATUS(info.exit_code) if exited else os.WTERMSIG(info.exit_code)
