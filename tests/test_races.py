@@ -282,9 +282,10 @@ static void *unmapper(void *x) {
     }
     return 0;
 }
-static void *caller(void *x) { for (int i = 0; i < 40; i++) each((long)x % 14); return 0; }
+static int count;
+static void *caller(void *x) { for (int i = 0; i < count; i++) each((long)x % 14); return 0; }
 int main(int n, char **a) {
-    int count = atoi(a[2]); port = n > 3 ? atoi(a[3]) : 0; close(open("f", O_CREAT | O_WRONLY, 0600));
+    count = atoi(a[2]); port = n > 3 ? atoi(a[3]) : 0; close(open("f", O_CREAT | O_WRONLY, 0600));
     alarm(500);
     setvbuf(stdout, 0, _IOLBF, 0);
     if (!strcmp(a[1], "signals") || !strcmp(a[1], "restarting")) {
@@ -347,7 +348,7 @@ def test_memory_that_comes_and_goes_under_the_supervisors_read(tmp_path):
 
 
 def test_two_hundred_threads_in_mediated_calls(tmp_path):
-    assert live(tmp_path, "threads", 0).stdout.endswith(b"end\n")
+    assert live(tmp_path, "threads", rounds(40)).stdout.endswith(b"end\n")
 
 
 def test_a_task_that_is_not_dumpable(tmp_path):
