@@ -745,8 +745,7 @@ _FREE_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/ura
 # 4  Kernel ABI: constants and structures
 # ------------------------------------------------------------------------------------------------
 
-_u16, _u32, _i32, _u64, _i64 = (ctypes.c_uint16, ctypes.c_uint32, ctypes.c_int32,
-                                ctypes.c_uint64, ctypes.c_int64)
+_u16, _u32, _i32, _u64 = ctypes.c_uint16, ctypes.c_uint32, ctypes.c_int32, ctypes.c_uint64
 
 
 class sock_filter(ctypes.Structure):  # linux/filter.h
@@ -1137,11 +1136,17 @@ class _SignalsBlocked:
         self.__enter__()
 
 
-def _start_thread(function, *args):
-    """LaunchError where the host can have no more threads."""
+def _start_thread(function, *args, held=None):
+    """LaunchError where the host can have no more threads. `held`: a lock that the thread releases at its end."""
+    if held:
+        held.acquire()
     try:
         _thread.start_new_thread(function, args)
-    except RuntimeError as e:
+    except BaseException as e:
+        if held:
+            held.release()
+        if not isinstance(e, RuntimeError):
+            raise
         raise LaunchError("thread", errno.EAGAIN, detail=str(e)) from e
 
 
@@ -1188,6 +1193,14 @@ class _Fd(int):
 
     def __exit__(self, *exception):
         os.close(self)
+
+
+class _NewFd(_Fd):
+    """A descriptor that a `with` block closes if it raises."""
+
+    def __exit__(self, kind, *exception):
+        if kind is not None:
+            os.close(self)
 
 
 def _high_fd(fd):
@@ -1262,10 +1275,15 @@ _IOVEC = struct.Struct("=QQ")  # struct iovec
 _LINGER = struct.Struct("=2i")  # struct linger
 
 
-def _is_readable(fd, timeout_ms=0):
+def _poller(*fds):
     poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(timeout_ms))
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    return poller
+
+
+def _is_readable(fd, timeout_ms=0):
+    return bool(_poller(fd).poll(timeout_ms))
 
 
 def _read_memory(tid, address, size):
@@ -1494,63 +1512,45 @@ def _connect_ports(policy, scheme):
     return ranges if sum(last - first + 1 for first, last in ranges) <= 1024 else None
 
 
-def _create_ruleset(fs, net, scoped):
-    attr = landlock_ruleset_attr(fs, net, scoped)
-    try:  # an older kernel takes the longer structure as long as what it does not know is zero
-        return _high_fd(_call("landlock_create_ruleset", _address(attr), ctypes.sizeof(attr), 0))
-    except OSError as e:
-        raise LaunchError("landlock_create_ruleset", e.errno) from e
-
-
-def _inner_ruleset(abi):
+def _inner_rules(abi):
     """What makes the program's domain a child of the broker's: the scopes alone, since the outer
     layer's rules bind it already. A layer that does not grant REFER refuses it, though, and with it
     every rename to another directory; landlock(7). ABI 1 does so anyway."""
     refer = _bits("fs", "REFER", abi)
-    ruleset = _create_ruleset(refer or _bits("fs", "MAKE_BLOCK"), 0, _bits("scoped", None, abi))
-    try:
-        if refer:
-            _allow_path(ruleset, "/", refer)
-    except BaseException:
-        os.close(ruleset)
-        raise
-    return ruleset
+    return _Rules(fs=refer or _bits("fs", "MAKE_BLOCK"), scoped=_bits("scoped", None, abi),
+                  paths=(("/", refer),) * bool(refer))
 
 
-def _landlock_ruleset(policy, abi):
+def _landlock_ruleset(rules):
     """-> (descriptor of the ruleset, paths that do not exist). Raises LaunchError."""
-    rules = _landlock_rules(policy, abi)
-    ruleset = _create_ruleset(rules.fs, rules.net, rules.scoped)
-    try:
-        missing = [p for p, rights in rules.paths if not _allow_path(ruleset, p, rights)]
-        for (first, last), rights in rules.ports:
-            for port in range(first, last + 1):
-                _add_rule(ruleset, LANDLOCK_RULE_NET_PORT, landlock_net_port_attr(rights, port))
-    except BaseException:
-        os.close(ruleset)
-        raise
-    return ruleset, tuple(p for p in missing if p not in _FREE_DEVICES)
-
-
-def _add_rule(ruleset, kind, rule, path=None):
-    try:
-        _call("landlock_add_rule", ruleset, kind, _address(rule), 0)
+    attr, path = landlock_ruleset_attr(rules.fs, rules.net, rules.scoped), None
+    try:  # an older kernel takes the longer structure as long as what it does not know is zero
+        with _NewFd(_high_fd(_call("landlock_create_ruleset", _address(attr), ctypes.sizeof(attr), 0))) as ruleset:
+            missing = []
+            for path, rights in rules.paths:
+                if not _allow_path(ruleset, path, rights) and path not in _FREE_DEVICES:
+                    missing.append(path)
+            path = None
+            for (first, last), rights in rules.ports:
+                for port in range(first, last + 1):
+                    rule = landlock_net_port_attr(rights, port)
+                    _call("landlock_add_rule", ruleset, LANDLOCK_RULE_NET_PORT, _address(rule), 0)
+            return ruleset, tuple(missing)
     except OSError as e:
-        raise LaunchError("landlock_add_rule", e.errno, path) from e
+        raise LaunchError("landlock_add_rule" if path else "landlock_create_ruleset", e.errno, path) from e
 
 
 def _allow_path(ruleset, path, rights):
-    """Adds one rule; False if the path does not exist (then it grants nothing). Raises LaunchError."""
+    """Adds one rule; False if the path does not exist (then it grants nothing)."""
     try:
-        fd = os.open(path, O_PATH | os.O_CLOEXEC)
+        fd = _Fd(os.open(path, O_PATH | os.O_CLOEXEC))
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError as e:
-        raise LaunchError("landlock_add_rule", e.errno, path) from e
-    with _Fd(fd):
+    with fd:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             rights &= _bits("fs", _FS_ON_FILES)
-        _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, landlock_path_beneath_attr(rights, fd), path)
+        rule = landlock_path_beneath_attr(rights, fd)
+        _call("landlock_add_rule", ruleset, LANDLOCK_RULE_PATH_BENEATH, _address(rule), 0)
         return True
 
 
@@ -3107,7 +3107,7 @@ def _on_sendto(sup, request):
 
 def _on_sendmsg(sup, request):
     fd, header, flags = request.args[:3]
-    return sup.judge(_message_call(sup, _Message(request, flags).read(sup, header), fd))
+    return sup.judge(_message_call(sup, _Message(request, flags), fd, header))
 
 
 def _on_sendmmsg(sup, request):
@@ -3120,7 +3120,7 @@ def _on_sendmmsg(sup, request):
             return _refuse(errno.EPERM)
         header = headers + sent * (_MSGHDR.size + 8)  # struct mmsghdr
         try:
-            call = _message_call(sup, _Message(request, flags).read(sup, header), fd, header)
+            call = _message_call(sup, _Message(request, flags), fd, header, header + _MSGHDR.size)
         except OSError:
             if not sent:
                 raise
@@ -3142,8 +3142,7 @@ def _unseen_messages(sup, first, fd, headers, count):
         raise _NoDescriptor(errno.EPERM, "several messages in a call cannot be judged where "
                             "pidfd_getfd(2) is refused")
     for i in range(1, count):
-        call = _message_call(sup, _Message(first.request, first.request.args[3]).read(
-            sup, headers + i * (_MSGHDR.size + 8)), fd)
+        call = _message_call(sup, _Message(first.request, first.request.args[3]), fd, headers + i * (_MSGHDR.size + 8))
         refusal = sup.last_denial(call)
         if refusal:
             return sup.refused(call, *refusal)
@@ -3151,8 +3150,9 @@ def _unseen_messages(sup, first, fd, headers, count):
     return sup.judge(first)
 
 
-def _message_call(sup, message, fd, mmsghdr=None):
-    """The _Call of one message; its length is written behind the header where that is a mmsghdr."""
+def _message_call(sup, message, fd, header=None, length_at=0):
+    """The _Call of one message, read from a struct msghdr where there is a header. Its length is written to
+    `length_at`, where that is asked for."""
     request = message.request
 
     def act(call, sock, address):
@@ -3160,11 +3160,13 @@ def _message_call(sup, message, fd, mmsghdr=None):
         if reply is None:
             call.where, call.sock = _WORKER, sock
             sup.broker.dispatch(sup, call)
-        elif mmsghdr is not None and not reply[1]:
-            _write_checked(sup.listener, request, mmsghdr + _MSGHDR.size, struct.pack("=I", reply[0]))
+        elif length_at and not reply[1]:
+            _write_checked(sup.listener, request, length_at, struct.pack("=I", reply[0]))
             return _return(1)
         return reply
     try:
+        if header is not None:
+            message.read(sup, header)
         if message.address:
             call = _socket_call(sup, request, "sendto", fd, message.address, act)
         else:
@@ -3212,9 +3214,27 @@ class _Message:
         if control and control_size:
             if control_size > _CONTROL_LIMIT:
                 raise OSError(errno.ENOBUFS, "ancillary data")
-            self.control, self.fds = _copy_control(
-                sup, self.request, _read_judged(self.request, control, control_size))
-        return self
+            self._copy_control(sup, _read_judged(self.request, control, control_size))
+
+    def _copy_control(self, sup, raw):
+        """Ancillary data, and copies of the descriptors in it. Anything not known harmless is EPERM."""
+        at = 0
+        while at + _CMSGHDR.size <= len(raw):
+            size, level, kind = _CMSGHDR.unpack_from(raw, at)
+            if size < _CMSGHDR.size or at + size > len(raw):
+                raise OSError(errno.EINVAL, "ancillary data")
+            body = raw[at + _CMSGHDR.size:at + size]
+            if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
+                count, first = len(body) // 4, len(self.fds)
+                if first + count > 253:  # SCM_MAX_FD
+                    raise OSError(errno.EINVAL, "ancillary data")
+                for number in struct.unpack_from("=%di" % count, body):
+                    self.fds.append(sup.broker.tasks.descriptor(self.request.task, number))
+                body = struct.pack("=%di" % count, *self.fds[first:])
+            elif (level, kind) not in _HARMLESS_CONTROL:
+                raise OSError(errno.EPERM, "ancillary data")
+            self.control += _CMSGHDR.pack(_CMSGHDR.size + len(body), level, kind) + body + bytes(-len(body) % 8)
+            at += (size + 7) & ~7
 
     def close(self):
         while self.fds:
@@ -3282,36 +3302,6 @@ class _Message:
         if error == errno.EPIPE and is_stream and not self.flags & MSG_NOSIGNAL:
             _raw(_NR["tkill"], self.request.tid, signal.SIGPIPE)
         return _refuse(error)
-
-
-def _copy_control(sup, request, raw):
-    """-> (ancillary data, copies of the descriptors in it). Anything not known harmless is EPERM."""
-    out, fds, at = [], [], 0
-    try:
-        while at + _CMSGHDR.size <= len(raw):
-            size, level, kind = _CMSGHDR.unpack_from(raw, at)
-            if size < _CMSGHDR.size or at + size > len(raw):
-                raise OSError(errno.EINVAL, "ancillary data")
-            body = raw[at + _CMSGHDR.size:at + size]
-            if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
-                numbers = struct.unpack("=%di" % (len(body) // 4), body[:len(body) // 4 * 4])
-                if len(fds) + len(numbers) > 253:  # SCM_MAX_FD
-                    raise OSError(errno.EINVAL, "ancillary data")
-                copies = []
-                for number in numbers:
-                    copies.append(sup.broker.tasks.descriptor(request.task, number))
-                    fds.append(copies[-1])
-                body = struct.pack("=%di" % len(copies), *copies)
-            elif (level, kind) not in _HARMLESS_CONTROL:
-                raise OSError(errno.EPERM, "ancillary data")
-            out.append(_CMSGHDR.pack(_CMSGHDR.size + len(body), level, kind)
-                       + body + bytes(-len(body) % 8))
-            at += (size + 7) & ~7
-    except BaseException:
-        for fd in fds:
-            os.close(fd)
-        raise
-    return b"".join(out), fds
 
 
 # -- memory --------------------------------------------------------------------------------------
@@ -4270,11 +4260,10 @@ def _on_exec(sup, request):
         return _refuse(errno.EPERM)
     if sup.runners is not None:
         sup.runners.add(request.task.process)
-    if not sup.asks("execve"):
-        if not sup.denied and not sup.policy.explain:
-            return _CONTINUE
-        return _Exec(sup, request, silent=True).resolve()
-    return _Exec(sup, request).resolve()
+    asked = sup.asks("execve")
+    if not (asked or sup.denied or sup.policy.explain):
+        return _CONTINUE
+    return _Exec(sup, request, silent=not asked).resolve()
 
 
 class _Exec:
@@ -4753,19 +4742,13 @@ class _Broker:
         self.mailbox = _Mailbox()
         self.tasks = _Tasks()
         self.tid = None
-        self._poller = select.poll()
-        self._poller.register(self.mailbox.fd, select.POLLIN)
+        self._poller = _poller(self.mailbox.fd)
         self._receive, self._going_on = None, True
         self._ended = _thread.allocate_lock()  # held while the thread runs
 
     def start(self):
         """By the launch pad, between its two restrictions: the thread inherits the first one."""
-        self._ended.acquire()
-        try:
-            _start_thread(self._serve)
-        except BaseException:
-            self._ended.release()
-            raise
+        _start_thread(self._serve, held=self._ended)
 
     def listen(self, fd, receive):
         """From now on `receive` is called there whenever the listener has a request."""
@@ -5052,6 +5035,13 @@ class _Kept(list):
     size_bytes = 0
 
 
+def _text_length(line):
+    event = getattr(line, "event", line)
+    if isinstance(event, str):
+        return len(event)
+    return len(event.path or "") + sum(len(word) for word in event.argv or ())
+
+
 class _Supervisor:
     """One run: launch(), then attend() until the program has ended, then finish(). The caller of
     Sandbox.run does that itself; for popen a thread does (serve()). Whoever it is, it is one
@@ -5153,8 +5143,7 @@ class _Supervisor:
                 self.pad_running = False
                 raise
             self._expect_from_pad("listening")
-            poller = select.poll()
-            poller.register(self.listener.fd, select.POLLIN)
+            poller = _poller(self.listener.fd)
             while not self._answer_launch(poller):
                 continue
             if self.callback:
@@ -5315,16 +5304,12 @@ class _Supervisor:
     def serve(self):
         """The thread of popen: attends until the program has ended, and finishes."""
         self.tid = _begin_thread()
-        poller = select.poll()
-        poller.register(self.mailbox.fd, select.POLLIN)
-        poller.register(self.pidfd, select.POLLIN)
+        poller = _poller(self.mailbox.fd, self.pidfd)
         try:
-            while True:
-                events = dict(poller.poll(self.attend()))
-                if self.pidfd in events:
-                    break
+            while self.pidfd not in dict(poller.poll(self.attend())):
+                continue
         except BaseException as e:  # fails closed: the run ends
-            self.error = "the supervisor failed: %r" % e
+            self.fail("the supervisor failed: %r" % e)
         self.finish()
         if self.orphaned:
             self.release()
@@ -5475,7 +5460,7 @@ class _Supervisor:
         except OSError as e:
             reply = self._refusal_of(request, e)
         except Exception as e:
-            self.error = self.error or "%s failed: %r" % (handler.__name__, e)
+            self.fail("%s failed: %r" % (handler.__name__, e))
         if reply is not None:
             self.listener.reply(request, reply)
 
@@ -5557,7 +5542,7 @@ class _Supervisor:
         try:
             go_on(call)
         except Exception as e:
-            self.error = self.error or "%s could not be judged: %r" % (call.told_as, e)
+            self.fail("%s could not be judged: %r" % (call.told_as, e))
             self.close(call)
             self.listener.reply(call.request, _refuse(errno.EPERM))
 
@@ -5651,7 +5636,7 @@ class _Supervisor:
         except OSError as e:
             reply = _refuse(e.errno or errno.EPERM)
         except Exception as e:
-            self.error = self.error or "%s failed: %r" % (call.told_as, e)
+            self.fail("%s failed: %r" % (call.told_as, e))
         if reply is not None:
             if self.policy.explain and reply is not _ANSWERED:
                 self.explain(call, -reply[1])
@@ -5731,6 +5716,10 @@ class _Supervisor:
 
     def fault(self, text):
         self.record(self.faults, text)
+
+    def fail(self, text):
+        """Something else than the program has failed; the Result tells the first."""
+        self.error = self.error or text
 
     def limits_changed(self):
         """By the context: a limit is another now."""
@@ -5837,19 +5826,8 @@ class _Supervisor:
         try:
             self._end_program()
         except Exception as e:
-            self.error = self.error or "the sandbox could not be cleaned up: %s" % e
-        _is_free(self.looking, self.SWEEP_LIMIT_S)
-        _is_free(self.memory.reading, self.SWEEP_LIMIT_S)
-        self._refuse_unlooked("the run has ended")
-        if not self.broker.close():
-            self.error = self.error or "a thread that acted for the program is still blocked"
-            self.launching.keep_undumpable()
-        if self.callback and self.callback.tid != 0 and not self.callback.close():
-            self.fault("the callback did not return; its thread is left to itself")
-            self.callback.tid = 0
-        if self.holds_interval:
-            self.holds_interval = False
-            _switch_interval.give_back()
+            self.fail("the sandbox could not be cleaned up: %s" % e)
+        self._end_threads()
         self.mailbox.close()
         if self.runners is not None:
             self.runners.close()
@@ -5861,18 +5839,32 @@ class _Supervisor:
             self.walker.close()
             self.walker = None
         if self.broker.fault:
-            self.error = self.error or "the broker failed: " + self.broker.fault
+            self.fail("the broker failed: " + self.broker.fault)
         try:
             self._close_listener()
             self.launching.finish()
         except OSError as e:
-            self.error = self.error or "the launch could not be cleaned up: %s" % e
+            self.fail("the launch could not be cleaned up: %s" % e)
         finally:
             with self.lock:
                 left, self.left = self.left, None
             _close_streams(left)
             _live.discard(self)
             self.finished.release()
+
+    def _end_threads(self):
+        _is_free(self.looking, self.SWEEP_LIMIT_S)
+        _is_free(self.memory.reader.running, self.SWEEP_LIMIT_S)
+        self._refuse_unlooked("the run has ended")
+        if not self.broker.close():
+            self.fail("a thread that acted for the program is still blocked")
+            self.launching.keep_undumpable()
+        if self.callback and self.callback.tid != 0 and not self.callback.close():
+            self.fault("the callback did not return; its thread is left to itself")
+            self.callback.tid = 0
+        if self.holds_interval:
+            self.holds_interval = False
+            _switch_interval.give_back()
 
     def leave(self, stream):
         """Has a stream closed at the end of the run."""
@@ -5979,7 +5971,7 @@ class _Supervisor:
         with self.finished:
             pass
         callback, deadline = self.callback.tid if self.callback else None, time.monotonic() + 1
-        for tid in (self.pad_tid, self.broker.tid, self.tid, self.looker_tid, self.memory.reader_tid, callback):
+        for tid in (self.pad_tid, self.broker.tid, self.tid, self.looker_tid, self.memory.reader.tid, callback):
             while (tid and tid != threading.get_native_id() and _is_ours(tid)
                    and time.monotonic() < deadline):
                 time.sleep(0)
@@ -6004,6 +5996,8 @@ class _Supervisor:
         self.launching.finish()
 
 
+# -- memory of them all ----------------------------------------------------------------------------
+
 class _Memory:
     """What the whole sandbox uses, in the kernel's own figures. On threads that are not confined.
 
@@ -6013,9 +6007,8 @@ class _Memory:
     just as often: past the limit the largest process is killed.
     """
     LOOKS_MS = 100
-    LOOK_S = 1.0            # at descriptors, and then at mapped memory: what takes longer counts as much as it may be
+    LOOK_S = 1.0            # at descriptors
     FEW_DESCRIPTORS = 1024  # are looked at whatever it takes
-    LATE_S = 5.0
     THREAD_BYTES = 24 << 10
     INODE_BYTES = 1024      # of a tmpfs, of extended attributes too; mm/shmem.c: BOGO_INODE_SIZE
 
@@ -6023,9 +6016,7 @@ class _Memory:
         self._sup = supervisor
         self._lock = threading.RLock()  # one look at a time
         self._tolerated = 0  # bytes in use when the limit fell below them
-        self.reading, self.reader_tid = _thread.allocate_lock(), None  # held by the thread that reads maps
-        self._read_at, self._reads = None, {}  # (pid, since when it is read); pid -> (whether that took long, when)
-        self._known, self._in_time = {}, time.monotonic()  # what was read last; when nobody made that late
+        self.reader = _MapsReader()
         # Whether there may be such memory: known where the calls that make it are trapped.
         self.has_memfds = self.has_shared = policy.max_memory is None
         self.has_shared |= "shmat" in policy.extra_allow_syscalls
@@ -6100,50 +6091,12 @@ class _Memory:
         return sizes, held
 
     def _mapped(self, tasks):
-        """{pid: {inode: bytes}} of the files in memory that processes have mapped, None where nobody may know. Each
-        page of that text waits for the process, for as long as that likes: so a thread reads, the quick ones first.
-        Of who cannot be told of in time the last look counts; who makes it late for long is killed, and taken out of
-        `tasks`."""
-        found, done, deadline = {}, queue.SimpleQueue(), time.monotonic() + self.LOOK_S
-
-        def read():
-            self.reader_tid = threading.get_native_id()
-            try:
-                _begin_thread()
-                for pid, task in sorted(tasks.items(), key=lambda row: self._reads.get(row[0], (False, 0.0))):
-                    begun = time.monotonic()
-                    self._read_at = pid, begun
-                    try:
-                        found[pid] = _mapped_memory(task, deadline)
-                    finally:  # slow ones last, and of the others those first that have waited for longest
-                        now = time.monotonic()
-                        self._reads[pid] = now - begun > self.LOOK_S / 2, now
-                self._read_at = None
-            except TimeoutError:
-                if not self._reads[pid][0]:
-                    self._read_at = None  # there are many: nobody's fault
-            finally:
-                self.reading.release()
-                done.put(None)
-        if self.reading.acquire(False):
-            self._read_at, self._reads = None, {pid: row for pid, row in self._reads.items() if pid in tasks}
-            try:
-                _thread.start_new_thread(read, ())
-                done.get(timeout=self.LOOK_S)
-            except RuntimeError:
-                self.reading.release()
-            except queue.Empty:
-                pass  # some are told of
-        self._known = {pid: self._known.get(pid) if found.get(pid) is None else found[pid] for pid in tasks}
-        now, (late, since) = time.monotonic(), self._read_at or (None, 0.0)
-        if late is None:
-            self._in_time = now
-        elif now - since > 4 * self.LATE_S:  # whoever it was, nobody can see what the others do
-            raise RuntimeError("what the program has mapped cannot be looked at")
-        elif now - self._in_time > self.LATE_S and now - since > self.LOOK_S / 2 and late in tasks:
+        """As _MapsReader.look(). Who makes it late for long is killed, and taken out of `tasks`."""
+        mapped, late = self.reader.look(tasks), self.reader.late()
+        if late in tasks:
             self._kill(late, "what it has mapped cannot be looked at in time", 0)
             del tasks[late]
-        return self._known
+        return mapped
 
     def fits(self, more):
         """Whether the sandbox may grow by that; gives out the limits anew."""
@@ -6240,39 +6193,95 @@ def _descriptor_count(pid):
         return 0  # it ended
 
 
+class _MapsReader:
+    """What processes have mapped of files in memory. Each page of that text waits for the process, for as long as
+    that likes: so a thread reads, the quick ones first, and of who cannot be told of in time the last look counts."""
+    LOOK_S, LATE_S = 1.0, 5.0
+
+    def __init__(self):
+        self.running, self.tid = _thread.allocate_lock(), None  # held by the thread
+        self._at, self._reads = None, {}  # (pid, since when it is read); pid -> (whether that took long, when)
+        self._known, self._in_time = {}, time.monotonic()  # what was read last; when nobody made that late
+
+    def look(self, tasks):
+        """{pid: {inode: bytes}}, None where nobody may know. `tasks`: pid -> a task that tells of it."""
+        found, done = {}, queue.SimpleQueue()
+        if self.running.acquire(False):
+            self._at, self._reads = None, {pid: row for pid, row in self._reads.items() if pid in tasks}
+            # Slow ones last, and of the others those first that have waited for longest.
+            rows = sorted(tasks.items(), key=lambda row: self._reads.get(row[0], (False, 0.0)))
+            try:
+                _thread.start_new_thread(self._read, (rows, found, done))
+                done.get(timeout=self.LOOK_S)
+            except RuntimeError:
+                self.running.release()
+            except queue.Empty:
+                pass  # some are told of
+        self._known = {pid: self._known.get(pid) if found.get(pid) is None else found[pid] for pid in tasks}
+        return self._known
+
+    def _read(self, rows, found, done):
+        try:
+            self.tid, deadline = _begin_thread(), time.monotonic() + self.LOOK_S
+            for pid, task in rows:
+                begun = time.monotonic()
+                self._at = pid, begun
+                try:
+                    found[pid] = _mapped_memory(task, deadline)
+                finally:
+                    now = time.monotonic()
+                    self._reads[pid] = now - begun > self.LOOK_S / 2, now
+            self._at = None
+        except TimeoutError:
+            if not self._reads[pid][0]:
+                self._at = None  # there are many: nobody's fault
+        finally:
+            self.running.release()
+            done.put(None)
+
+    def late(self):
+        """Who has kept looks from being complete for long, and takes long by itself; or None."""
+        now, (pid, since) = time.monotonic(), self._at or (None, 0.0)
+        if pid is None:
+            self._in_time = now
+        elif now - since > 4 * self.LATE_S:  # whoever it was, nobody can see what the others do
+            raise RuntimeError("what the program has mapped cannot be looked at")
+        elif now - self._in_time > self.LATE_S and now - since > self.LOOK_S / 2:
+            return pid
+        return None
+
+
 def _mapped_memory(pid, deadline):
     """{inode: bytes} of the files in memory that a process has mapped, None if nobody may know; proc_pid_maps(5).
     TimeoutError past the deadline. However it is mapped: what is mapped privately lives in the file until it is
     written to. What is mapped twice counts once."""
-    spans, rest, device = {}, b"", _memory_device()
+    spans, device = {}, _memory_device()
     shown = b" %02x:%02x " % (os.major(device), os.minor(device))
     try:
-        with open("/proc/%d/maps" % pid, "rb", 0) as file:
-            while True:
-                block = file.read(1 << 16)
+        with open("/proc/%d/maps" % pid, "rb", 1 << 16) as file:
+            for line in file:
                 if time.monotonic() > deadline:
                     raise TimeoutError(errno.ETIMEDOUT, "maps")
-                if not block:
-                    break
-                *lines, rest = (rest + block).split(b"\n")
-                for line in lines:
-                    if shown in line:
-                        span, _, offset, _, inode = line.split(None, 5)[:5]
-                        low, high = (int(end, 16) for end in span.split(b"-"))
-                        spans.setdefault(int(inode), []).append((int(offset, 16), int(offset, 16) + high - low))
+                if shown in line:
+                    span, _, offset, _, inode = line.split(None, 5)[:5]
+                    (low, high), start = (int(end, 16) for end in span.split(b"-")), int(offset, 16)
+                    spans.setdefault(int(inode), []).append((start, start + high - low))
     except (FileNotFoundError, ProcessLookupError):
         return {}  # it ended
     except TimeoutError:
         raise
     except OSError:
         return None  # not to be looked at
-    sizes = {}
-    for inode, parts in spans.items():
-        reached = sizes[inode] = 0
-        for low, high in sorted(parts):
-            sizes[inode] += max(0, high - max(low, reached))
-            reached = max(reached, high)
-    return sizes
+    return {inode: _covered(parts) for inode, parts in spans.items()}
+
+
+def _covered(spans):
+    """Bytes of (low, high) spans; what lies in several counts once."""
+    total = reached = 0
+    for low, high in sorted(spans):
+        total += max(0, high - max(low, reached))
+        reached = max(reached, high)
+    return total
 
 
 @functools.lru_cache(maxsize=None)
@@ -6282,18 +6291,7 @@ def _memory_device():
         return os.fstat(fd).st_dev
 
 
-def _descendants(root):
-    """Without any Landlock (best_effort): children of children, and whoever is in the first process's
-    session or group. A daemon that left all three is not found."""
-    rows = {pid: _proc_stat(pid) for pid in _listed_processes()}
-    found = {root}
-    while True:
-        more = {pid for pid, f in rows.items() if f and pid not in found
-                and (int(f[1]) in found or int(f[2]) == root or int(f[3]) == root)}
-        if not more:
-            return [pid for pid in found if rows.get(pid)]
-        found |= more
-
+# -- without a listener ----------------------------------------------------------------------------
 
 class _Unsupervised(_Supervisor):
     """Under best_effort, where there can be no listener: Landlock and the block-list alone. Connecting is
@@ -6342,12 +6340,7 @@ class _Unsupervised(_Supervisor):
             ("seccomp", "seccomp", (SECCOMP_SET_MODE_FILTER, 0, _address(fprog)))])
 
 
-def _text_length(line):
-    event = getattr(line, "event", line)
-    if isinstance(event, str):
-        return len(event)
-    return len(event.path or "") + sum(len(word) for word in event.argv or ())
-
+# -- the host's own forks and end, and its terminal ------------------------------------------------
 
 _live = set()  # supervisors of this process whose threads run
 
@@ -6398,6 +6391,21 @@ def _set_foreground(terminal, group):
     """tcsetpgrp(3) without being stopped by SIGTTOU."""
     with _SignalsBlocked():
         os.tcsetpgrp(terminal, group)
+
+
+# -- what the kernel tells of processes ------------------------------------------------------------
+
+def _descendants(root):
+    """Without any Landlock (best_effort): children of children, and whoever is in the first process's
+    session or group. A daemon that left all three is not found."""
+    rows = {pid: _proc_stat(pid) for pid in _listed_processes()}
+    found = {root}
+    while True:
+        more = {pid for pid, f in rows.items() if f and pid not in found
+                and (int(f[1]) in found or int(f[2]) == root or int(f[3]) == root)}
+        if not more:
+            return [pid for pid in found if rows.get(pid)]
+        found |= more
 
 
 _IGNORED_SIGNALS = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27  # by default: CHLD CONT URG WINCH; signal(7)
@@ -6451,6 +6459,8 @@ def _reap_adopted(pid):
     except ChildProcessError:
         return False  # as usual: somebody else's
 
+
+# -- names and addresses ---------------------------------------------------------------------------
 
 class _Network(_Record):
     """net_allow or net_deny, host names resolved. `rows`: (schemes, address ranges or None, port
@@ -6900,13 +6910,9 @@ class PolicyContext:
         ranges = _address_ranges("restrict_pid_network", ips)
         _integer("restrict_pid_network", pid)
         try:
-            pidfd = _pidfd_open(pid)
-            try:
+            with _NewFd(_pidfd_open(pid)) as pidfd:
                 if not self._sup.is_member(pid):
                     raise ProcessLookupError(errno.ESRCH, "it is not in the sandbox")
-            except BaseException:
-                os.close(pidfd)
-                raise
         except OSError as e:
             raise PolicyFnError("restrict_pid_network: %d: %s" % (pid, e)) from e
         with self._lock:
@@ -7009,13 +7015,11 @@ class _Callback:
         self.tid = None  # while it has not begun; 0 where it is left to itself
 
     def start(self):
-        self._ended.acquire()
         self._alive = True
         try:
-            _start_thread(self._serve)
+            _start_thread(self._serve, held=self._ended)
         except BaseException:
             self._alive = False
-            self._ended.release()
             raise
 
     def submit(self, call):
@@ -7162,9 +7166,9 @@ class _Launch:
         policy = self.policy
         self.missing_paths, self.ruleset = (), None
         if self.abi:
-            self.ruleset, self.missing_paths = _landlock_ruleset(policy, self.abi)
+            self.ruleset, self.missing_paths = _landlock_ruleset(_landlock_rules(policy, self.abi))
             self.fds.append(self.ruleset)
-            self.inner_ruleset = _inner_ruleset(self.abi)
+            self.inner_ruleset, _ = _landlock_ruleset(_inner_rules(self.abi))
             self.fds.append(self.inner_ruleset)
         with _fork_lock:
             self.death_read, self.death_write = (_high_fd(fd) for fd in os.pipe())
@@ -7577,8 +7581,7 @@ class Sandbox:
                 supervisor.launch(deadline)
                 return Process(supervisor, stdio.parent, threaded)
             except BaseException:
-                stdio.close_child()
-                stdio.close_parent()
+                stdio.close()
                 raise
 
 
@@ -7609,8 +7612,7 @@ class _Stdio:
             for target, mode in enumerate(modes):
                 self._connect(target, mode)
         except BaseException:
-            self.close_child()
-            self.close_parent()
+            self.close()
             raise
 
     def _own(self, fd):
@@ -7618,13 +7620,14 @@ class _Stdio:
         self._owned.append(fd)
         return fd
 
-    def _connect(self, target, mode):
-        mode = self._ALIASES.get(mode, mode) if isinstance(mode, (int, type(None))) else mode
-        if mode == StdioMode.INHERIT and isinstance(mode, int):
+    def _connect(self, target, stream):
+        is_number = stream is None or isinstance(stream, int)
+        mode, fd = (self._ALIASES.get(stream, stream), stream) if is_number else ("a file", stream.fileno())
+        if mode == StdioMode.INHERIT:
             return
-        if mode == StdioMode.NULL and isinstance(mode, int):
+        if mode == StdioMode.NULL:
             self.child[target] = self._own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-        elif mode == StdioMode.PIPE and isinstance(mode, int):
+        elif mode == StdioMode.PIPE:
             ends = [_high_fd(fd) for fd in os.pipe()]
             ours = ends.pop(1 if target == 0 else 0)
             self.child[target] = self._own(ends[0])
@@ -7632,10 +7635,9 @@ class _Stdio:
         elif mode == -2 and target == 2:  # subprocess.STDOUT
             source = self.child[1]
             self.child[2] = self._copy(1) if source is None else source
+        elif fd < 0:
+            raise ValueError("not a stream: %r" % (stream,))
         else:
-            fd = mode if isinstance(mode, int) else mode.fileno()
-            if fd < 0:
-                raise ValueError("not a stream: %r" % (mode,))
             self.child[target] = self._copy(fd) if fd <= 2 else fd
 
     def _copy(self, fd):
@@ -7646,11 +7648,9 @@ class _Stdio:
         owned, self._owned = self._owned, []
         return owned
 
-    def close_child(self):
+    def close(self):
         while self._owned:
             os.close(self._owned.pop())
-
-    def close_parent(self):
         _close_streams(self.parent)
 
 
@@ -7700,22 +7700,19 @@ class _Pump:
     def start(self):
         """Where there is no thread for it the run ends, with that as its error."""
         with _SignalsBlocked():
-            self._running.acquire()
             try:
                 self._mailbox = _Mailbox()
-                _start_thread(self._serve)
+                _start_thread(self._serve, held=self._running)
             except BaseException as e:
-                self._running.release()
                 self._fail(e)
 
     def _fail(self, error):
-        self._supervisor.error = self._supervisor.error or "its pipes: %s" % error
+        self._supervisor.fail("its pipes: %s" % error)
         self._supervisor.kill(ExitReason.KILLED)
 
     def _serve(self):
         self.tid = _begin_thread()
-        poller = select.poll()
-        poller.register(self._mailbox.fd, select.POLLIN)
+        poller = _poller(self._mailbox.fd)
         try:
             for fd, number in list(self._open.items()):
                 os.set_blocking(fd, False)  # ours alone: the program has the other end
@@ -7933,32 +7930,18 @@ class Process:
 
     def _exchange(self, data, deadline):
         """Writes, reads and waits until the program has ended, whatever the amounts."""
-        supervisor, poller = self._supervisor, select.poll()
+        supervisor = self._supervisor
         if self._pump is None:
             self._pump = _Pump(supervisor, (self.stdin, self.stdout, self.stderr), data)
         if supervisor.pidfd < 0:
             return  # closed: it has ended
-        for fd in (supervisor.pidfd,) if self._threaded else (supervisor.pidfd, supervisor.mailbox.fd):
-            poller.register(fd, select.POLLIN)
         watched = set(self._pump.watched())
-        for fd in watched:
-            poller.register(fd, select.POLLIN)
+        poller = _poller(supervisor.pidfd, *() if self._threaded else (supervisor.mailbox.fd,), *watched)
         while True:
-            try:
-                due = None if self._threaded else supervisor.attend()
-            except Exception as e:  # fails closed: the run ends
-                supervisor.error, due = "the supervisor failed: %r" % e, None
-                supervisor.kill(ExitReason.KILLED)
-            timeout = _remaining_ms(deadline)
-            if timeout == 0:
+            if _remaining_ms(deadline) == 0:
                 supervisor.kill(ExitReason.TIMEOUT)
-                deadline = timeout = None
-            if supervisor.launching.terminal is not None:
-                self._follow_job_control()
-                timeout = min(50, timeout or 50)
-            if due is not None:
-                timeout = due if timeout is None else min(due, timeout)
-            events = dict(poller.poll(timeout))
+                deadline = None
+            events = dict(poller.poll(self._due_ms(deadline)))
             if supervisor.pidfd in events:
                 return
             begins = any(events.get(fd, 0) & select.POLLIN for fd in watched)
@@ -7968,10 +7951,24 @@ class Process:
                 poller.unregister(fd)
                 watched.discard(fd)
 
+    def _due_ms(self, deadline):
+        """Does what is due on this thread; -> milliseconds until it has to be asked again, or None."""
+        pauses = [_remaining_ms(deadline)]
+        if not self._threaded:
+            try:
+                pauses.append(self._supervisor.attend())
+            except Exception as e:  # fails closed: the run ends
+                self._supervisor.fail("the supervisor failed: %r" % e)
+                self._supervisor.kill(ExitReason.KILLED)
+        if self._supervisor.launching.terminal is not None:
+            self._follow_job_control()
+            pauses.append(50)
+        return min((pause for pause in pauses if pause is not None), default=None)
+
     def _drain(self):
         """What is in the pipes when everything in the sandbox is dead: never waits."""
         if not self._pump.end():
-            self._supervisor.error = self._supervisor.error or "somebody outside the sandbox holds its pipes"
+            self._supervisor.fail("somebody outside the sandbox holds its pipes")
             return
         for number, stream in ((1, self.stdout), (2, self.stderr)):
             if stream is None or stream.closed:
@@ -8047,7 +8044,7 @@ def confine(policy):
     abi = landlock_abi_version()
     _require_enforceable(policy, abi, supervised=False)
     program = _static_filter(policy)
-    ruleset, missing = _landlock_ruleset(policy, abi) if abi else (None, ())
+    ruleset, missing = _landlock_ruleset(_landlock_rules(policy, abi)) if abi else (None, ())
     try:
         header, data = _capabilities()
         keep = data[1] & _KEPT_CAPABILITIES
@@ -8270,33 +8267,33 @@ class _LiveCount:
             self._thread.join()
 
 
+def _opened(flag, path, flags, fail):
+    """What a flag names, now: later, a symbolic link of the program's could lead there."""
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, 0o666)
+    except OSError as e:
+        fail("%s: %r: %s" % (flag, path, e.strerror))
+
+
 def _command_run(options, fail):
     words = options.words[1:] if options.words[:1] == ["--"] else options.words
     if not words:
         fail("run: no command given; write it behind --, e.g. run --system -- ls")
-    policy, trace_fd = _run_policy(options, fail), None
+    given, trace = _run_policy(options, fail), None
     if options.learn:
-        policy = policy.replace(explain=True)
-        try:  # now: later, a symbolic link of the program's could lead there
-            learn_fd = os.open(os.path.dirname(os.path.abspath(options.learn)), O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as e:
-            fail("--learn: %r: its directory: %s" % (options.learn, e.strerror))
+        given = given.replace(explain=True)
+        folder = os.path.dirname(os.path.abspath(options.learn))
+        learn_fd = _opened("--learn", folder, O_PATH | os.O_DIRECTORY, fail)
         for number in (signal.SIGTERM, signal.SIGINT):  # the program's to obey: what it used is still written
             signal.signal(number, lambda signum, frame: [run.signal(signum) for run in list(_live)])
-    if options.trace_file:
-        try:
-            trace_fd = os.open(options.trace_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as e:
-            fail("--trace-file: %r: %s" % (options.trace_file, e.strerror))
-    elif options.trace:
-        trace_fd = 2
-    count = "grants used", lambda: max([0, *(len(supervisor.used) for supervisor in list(_live))])
-    given = policy
-    if trace_fd is not None:
-        trace = _Trace(trace_fd, policy.policy_fn)
-        policy, count = policy.replace(policy_fn=trace), ("events", lambda: trace.count)
+    if options.trace_file or options.trace:
+        trace = _Trace(2 if not options.trace_file else _opened(
+            "--trace-file", options.trace_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, fail), given.policy_fn)
+    policy = given.replace(policy_fn=trace) if trace else given
+    count = ("events", lambda: trace.count) if trace else (
+        "grants used", lambda: max([0, *(len(supervisor.used) for supervisor in list(_live))]))
     try:
-        with _LiveCount(options.learn or trace_fd is not None, *count):
+        with _LiveCount(options.learn or trace, *count):
             result = Sandbox(policy).run_interactive(words, timeout=options.timeout)
     except (SandlockError, ValueError) as e:
         fail(str(e))

@@ -394,7 +394,7 @@ def test_who_cannot_be_looked_at_in_time_is_killed_and_not_the_others(monkeypatc
             raise TimeoutError(110, "slow")
         return real(pid, deadline)
     monkeypatch.setattr(sandlock, "_mapped_memory", slow)
-    monkeypatch.setattr(sandlock._Memory, "LATE_S", 1)
+    monkeypatch.setattr(sandlock._MapsReader, "LATE_S", 1)
     code = ("import mmap, os, sys, time\nm = mmap.mmap(-1, 4096)\n"
             "if len(sys.argv) == 1 and os.fork() == 0: os.execv(sys.executable, [sys.executable, '-S', '-c', 'import time; time.sleep(40)', 'victim'])\n"
             "print(os.wait()[1], flush=True); time.sleep(1); print('held')")
