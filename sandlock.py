@@ -809,7 +809,7 @@ SECCOMP_IOCTL_NOTIF_ADDFD = _IOW(3, seccomp_notif_addfd)
 SECCOMP_IOCTL_NOTIF_SET_FLAGS = _IOW(4, _u64)
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
 SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1
-MFD_CLOEXEC, MFD_ALLOW_SEALING, F_ADD_SEALS, F_SEAL_ALL = 1, 2, 1033, 0xf
+MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_HUGETLB, F_ADD_SEALS, F_SEAL_ALL = 1, 2, 4, 1033, 0xf
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
@@ -826,7 +826,8 @@ PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 PTRACE_DETACH, PTRACE_GETSIGINFO, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4202, 0x4206, 0x4207
 PTRACE_SYSCALL, PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEEXEC = 24, 1, 1 << 4
-PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP, WALL = 4, 128, 0x40000000  # __WALL of wait(2)
+PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP = 4, 128
+WALL, P_PIDFD = 0x40000000, 3  # __WALL of wait(2); waitid(2), 5.4
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NOFILE = 0, 1, 2, 4, 7
 PROT_WRITE, MAP_SHARED, MAP_ANONYMOUS, CLONE_VM = 2, 0x01, 0x20, 0x100
 CLOSE_RANGE_UNSHARE, CLOSE_RANGE_CLOEXEC = 1 << 1, 1 << 2
@@ -1168,6 +1169,15 @@ def _is_ours(tid):
     """Whether a number is that of a thread of this process, the host's own, of which the kernel refuses us nothing:
     until nothing of it is left; tgkill(2)."""
     return _raw(_NR["tgkill"], os.getpid(), tid, 0) != -errno.ESRCH
+
+
+def _await_threads(*tids):
+    """Until threads that end are gone from the process: for a moment, since a number that was a thread's may be
+    another's."""
+    deadline = time.monotonic() + 1
+    for tid in tids:
+        while tid and tid != threading.get_native_id() and _is_ours(tid) and time.monotonic() < deadline:
+            time.sleep(0)
 
 
 # Held while the host forks, in a signal handler within a fork too; and while a descriptor is made.
@@ -3186,8 +3196,7 @@ def _message_call(sup, message, fd, header=None, length_at=0):
     with call:
         if sup.launching.user_ids and _socket_kind(call.fds[0])[0] == AF_UNIX:
             # With `user` the broker's real id is the host's, and a receiver would be told that.
-            message.control += _CMSGHDR.pack(
-                _CMSGHDR.size + 12, SOL_SOCKET, SCM_CREDENTIALS) + struct.pack(
+            message.credentials = _CMSGHDR.pack(_CMSGHDR.size + 12, SOL_SOCKET, SCM_CREDENTIALS) + struct.pack(
                 "=3I4x", os.getpid(), *sup.launching.user_ids)
     return call
 
@@ -3198,7 +3207,7 @@ class _Message:
 
     def __init__(self, request, flags):
         self.request, self.flags = request, flags & _SEND_FLAGS
-        self.address, self.vectors, self.control, self.fds = b"", [], b"", []
+        self.address, self.vectors, self.control, self.credentials, self.fds = b"", [], b"", b"", []
         self.sent, self.patient = 0, True
 
     def read(self, sup, header):
@@ -3291,10 +3300,11 @@ class _Message:
         data = ctypes.create_string_buffer(payload, len(payload) or 1)
         vector = ctypes.create_string_buffer(_IOVEC.pack(_address(data), len(payload)))
         name = ctypes.create_string_buffer(address, len(address) or 1)
-        control = ctypes.create_string_buffer(self.control, len(self.control) or 1)
+        ancillary = self.control + self.credentials
+        control = ctypes.create_string_buffer(ancillary, len(ancillary) or 1)
         header = ctypes.create_string_buffer(_MSGHDR.pack(
             _address(name) if address else 0, len(address), _address(vector), 1,
-            _address(control) if self.control else 0, len(self.control), 0))
+            _address(control) if ancillary else 0, len(ancillary), 0))
         quick = 0 if call.where == _WORKER else MSG_DONTWAIT
         return _raw(_NR["sendmsg"], sock, _address(header), self.flags | quick | MSG_NOSIGNAL)
 
@@ -3332,7 +3342,9 @@ def _on_growth(sup, request):
 
 
 def _on_memfd(sup, request):
-    """A file in memory: from now on those count, mapped or not."""
+    """A file in memory: from now on those count, mapped or not. Not of huge pages, which lie elsewhere."""
+    if request.args[1] & MFD_HUGETLB:
+        return _refuse(errno.ENOSYS)  # as where the kernel has none
     sup.memory.has_memfds = sup.memory.has_shared = True
     return _CONTINUE
 
@@ -3354,7 +3366,7 @@ class _Walker:
         self.call = _quick if quick else _slow
         self.proc = _own_proc(mounts)
         self.proc_roots = tuple(self.proc)
-        self.fds = _high_fd(os.open("/proc/self/fd", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        self.fds = _high_fd(os.open("/proc/self/fd", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))  # -1: closed
 
     def path(self, fd):
         """Where a descriptor of ours leads, as the kernel tells it."""
@@ -3379,7 +3391,9 @@ class _Walker:
         return call(_NR["openat"], self.fds, b"%d" % fd, flags | os.O_CLOEXEC, 0)
 
     def close(self):
-        os.close(self.fds)
+        fd, self.fds = self.fds, -1
+        if fd >= 0:
+            os.close(fd)
 
     def open(self, start, name, flags, mode=0, resolve=None):
         """openat2(2) where `resolve` is given, else openat(2), for what never waits; the descriptor or -errno."""
@@ -4734,7 +4748,7 @@ class _Broker:
 
     def __init__(self):
         self.waits = set()    # calls that workers act on
-        self._urgent = None   # jobs of the deputy, once there is one
+        self._urgent, self._stuck = None, False  # jobs of the deputy, once there is one; whether it had the last one
         self._lock = _thread.allocate_lock()  # guards _idle and _closing
         self._idle, self._workers, self._ended_workers, self._closing = 0, 0, [], False
         self._pool = queue.SimpleQueue()
@@ -4792,6 +4806,8 @@ class _Broker:
         done.acquire()
 
         def job():
+            if self.tid == threading.get_native_id():
+                self._stuck = False
             if not begun.acquire(False):
                 return  # the other one does it
             try:
@@ -4802,7 +4818,8 @@ class _Broker:
 
         if not self.mailbox.post(job):
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
-        if self._urgent and not done.acquire(timeout=self.STUCK_S):
+        if self._urgent and not done.acquire(timeout=0 if self._stuck else self.STUCK_S):
+            self._stuck = True
             self._urgent.put(job)
         if not outcome and not done.acquire(timeout=self.PATIENCE_S):
             begun.acquire(False)  # nor does anybody begin it later
@@ -4889,15 +4906,16 @@ class _Broker:
             self._closing = True
         for _ in range(self._workers):
             self._pool.put((None, None))
+        threads = self._workers
         if self._urgent:
             self._urgent.put(None)
-            self._workers += 1
+            threads += 1
         deadline = time.monotonic() + self.PATIENCE_S
-        while len(self._ended_workers) < self._workers and time.monotonic() < deadline:
+        while len(self._ended_workers) < threads and time.monotonic() < deadline:
             for call in list(self.waits):
                 _interrupt(call)
             time.sleep(0.0001)
-        return ended and len(self._ended_workers) == self._workers
+        return ended and len(self._ended_workers) == threads
 
 
 def _act_on_worker(sup, call):
@@ -5118,11 +5136,13 @@ class _Supervisor:
         walks = trapped & {_on_open, _on_path, _on_bind} or "execve" in self.asked
         self.mailbox = _Mailbox()
         try:
+            self.memory.open()
             self.walker = _Walker() if walks else None
             self.broker = _Broker()
         except BaseException:
             if self.walker:
                 self.walker.close()
+            self.memory.close()
             self.mailbox.close()
             raise
 
@@ -5257,7 +5277,9 @@ class _Supervisor:
         return max(0.001, min(left, self.BREATHE_S))
 
     def _breathe(self):
-        self.launching.signals.breathe()
+        if _spawn_lock.acquire(False):  # else a handler that forks would wait for what we have to answer
+            _spawn_lock.release()
+            self.launching.signals.breathe()
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TimeoutError(errno.ETIMEDOUT, "the launch took too long")
 
@@ -5317,13 +5339,15 @@ class _Supervisor:
     def attend(self):
         """What is due on the supervisor's thread; -> milliseconds until it has to be asked again,
         None for when there is mail."""
-        self.attendant = threading.get_native_id()
+        self.attendant, pauses = threading.get_native_id(), []
+        if self.ending:  # first, whatever else fails
+            self._kill_others()
+            pauses.append(self.KILL_MS)
         self.mailbox.run()
-        pauses = []
         if self.callback:
             self.callback.watch()
             pauses.append(min(self.callback.timeout_s / 5, 1) * 1000)
-        if self.memory.limit():
+        if self.memory.limit() and not self.ending:
             if time.monotonic() - self.memory_looked > self.memory.LOOKS_MS / 1000:
                 self.memory.look()
                 self.memory_looked = time.monotonic()
@@ -5331,9 +5355,6 @@ class _Supervisor:
         if self.watching:
             self._interrupt_waits()
             pauses.append(10)
-        if self.ending:
-            self._kill_others()
-            pauses.append(self.KILL_MS)
         return min(pauses) if pauses else None
 
     def watch_waits(self):
@@ -5416,9 +5437,8 @@ class _Supervisor:
         status = _task_status(request.tid)
         if "Tgid" in status:
             request.task = _Task(request.tid, int(status["Tgid"]), int(status["PPid"]))
-            if self.capabilities_dropped:
-                more = CAP_SYS_PTRACE if self.launching.user_ids else 0  # by which it looks at all of them, see _Launch
-                request.capabilities = int(status["CapEff"], 16) | more, int(status["CapPrm"], 16) | more
+            if self.capabilities_dropped:  # more than those: what the broker looks at all of them by, where it has that
+                request.capabilities = tuple(int(status[name], 16) | CAP_SYS_PTRACE for name in ("CapEff", "CapPrm"))
             self.broker.mailbox.post(lambda: self.take(request, handler))
         else:
             self.listener.reply(request, _refuse(errno.EPERM))
@@ -5823,34 +5843,24 @@ class _Supervisor:
                 self._finish()
 
     def _finish(self):
-        try:
-            self._end_program()
-        except Exception as e:
-            self.fail("the sandbox could not be cleaned up: %s" % e)
-        self._end_threads()
-        self.mailbox.close()
-        if self.runners is not None:
-            self.runners.close()
-        self.held.close()
-        self.context.close()
-        if self.hosts:
-            self.hosts.close()
-        if self.walker:
-            self.walker.close()
-            self.walker = None
+        """Each step can be done twice, also where it was interrupted."""
+        things = [thing for thing in (self.mailbox, self.runners, self.held, self.context, self.memory, self.hosts, self.walker)
+                  if thing is not None]
+        for step in (self._end_program, self._end_threads, *(thing.close for thing in things), self._close_listener,
+                     self.launching.finish, self._close_left):
+            try:
+                step()
+            except Exception as e:
+                self.fail("the sandbox could not be cleaned up: %s" % e)
         if self.broker.fault:
             self.fail("the broker failed: " + self.broker.fault)
-        try:
-            self._close_listener()
-            self.launching.finish()
-        except OSError as e:
-            self.fail("the launch could not be cleaned up: %s" % e)
-        finally:
-            with self.lock:
-                left, self.left = self.left, None
-            _close_streams(left)
-            _live.discard(self)
-            self.finished.release()
+        _live.discard(self)
+        self.finished.release()
+
+    def _close_left(self):
+        with self.lock:
+            left, self.left = self.left, None
+        _close_streams(left or ())
 
     def _end_threads(self):
         _is_free(self.looking, self.SWEEP_LIMIT_S)
@@ -5897,7 +5907,7 @@ class _Supervisor:
                     self.launching.close_death_pipe()  # a descriptor for the sweep
                     self._sweep()
         finally:
-            status = _reap(self.pid, self.pidfd)
+            status = _reap(self.pidfd)
             with self.lock:
                 self.status = status
 
@@ -5920,8 +5930,10 @@ class _Supervisor:
                 if not self.launched:
                     self._close_launch()
             finally:
-                self.finish()
-                done.release()
+                try:
+                    self.finish()
+                finally:
+                    done.release()
 
         try:
             _thread.start_new_thread(clean_up, ())
@@ -5966,15 +5978,11 @@ class _Supervisor:
                 pause = min(2 * pause, 0.01)
 
     def join(self):
-        """Waits until the run has ended and its threads are gone from the process: for a moment, since a
-        number that was a thread's may be another's."""
+        """Waits until the run has ended and its threads are gone from the process."""
         with self.finished:
             pass
-        callback, deadline = self.callback.tid if self.callback else None, time.monotonic() + 1
-        for tid in (self.pad_tid, self.broker.tid, self.tid, self.looker_tid, self.memory.reader.tid, callback):
-            while (tid and tid != threading.get_native_id() and _is_ours(tid)
-                   and time.monotonic() < deadline):
-                time.sleep(0)
+        _await_threads(self.pad_tid, self.broker.tid, self.tid, self.looker_tid, self.memory.reader.tid,
+                       self.callback and self.callback.tid)
 
     def release(self):
         with self.lock:
@@ -6016,25 +6024,42 @@ class _Memory:
         self._sup = supervisor
         self._lock = threading.RLock()  # one look at a time
         self._tolerated = 0  # bytes in use when the limit fell below them
-        self.reader = _MapsReader()
+        self.reader, self._known = _MapsReader(), {}  # pid -> (what it had mapped, shared bytes touched) when last looked at
         # Whether there may be such memory: known where the calls that make it are trapped.
         self.has_memfds = self.has_shared = policy.max_memory is None
         self.has_shared |= "shmat" in policy.extra_allow_syscalls
-        self._tmpfs = {}  # device -> (mount point, bytes in use before; others' writes count too)
-        if policy.max_memory is not None:
-            writable = [os.path.realpath(path) for path in policy.fs_writable]
-            for mount in _mounts():
-                point = os.fsdecode(mount.point)
-                if mount.kind == b"tmpfs" and os.path.isdir(point) and any(
-                        _is_beneath(point, path) or _is_beneath(path, point) for path in writable):
-                    self._tmpfs[os.stat(point).st_dev] = (point, self._used(point))
+        self._tmpfs = {}  # device -> (descriptor, bytes in use before; others' writes count too)
+
+    def open(self):
+        """A tmpfs that may be written to is asked by a descriptor, wherever the program moves its path to."""
+        writable = self._sup.writable if self._sup.policy.max_memory is not None else ()
+        for mount in _mounts() if writable else ():
+            point = os.fsdecode(mount.point)
+            if mount.kind == b"tmpfs" and any(_is_beneath(point, path) or _is_beneath(path, point) for path in writable):
+                try:
+                    fd = _high_fd(os.open(point, O_PATH | os.O_CLOEXEC))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue  # another mount hides it
+                except PermissionError as e:
+                    if _is_hidden(point, self._sup.denied.uid):
+                        raise LaunchError("max_memory", e.errno, point, "a tmpfs that cannot be looked at") from e
+                    continue  # nobody inside can come there either
+                device = os.fstat(fd).st_dev
+                if device in self._tmpfs or mount.device != b"%d:%d" % (os.major(device), os.minor(device)):
+                    os.close(fd)
+                else:
+                    self._tmpfs[device] = fd, self._used(fd)
+
+    def close(self):
+        while self._tmpfs:
+            os.close(self._tmpfs.popitem()[1][0])
 
     def limit(self):
         return self._sup.context.max_memory()
 
     @staticmethod
-    def _used(path):
-        info = os.statvfs(path)
+    def _used(place):
+        info = os.statvfs(place)
         return (info.f_blocks - info.f_bfree) * info.f_frsize + (info.f_files - info.f_ffree) * _Memory.INODE_BYTES
 
     @staticmethod
@@ -6050,13 +6075,11 @@ class _Memory:
     def _take_stock(self):
         tasks = {pid: _living_task(pid) for pid in self._sup.members()}
         files, held = self._memfds(tasks) if self.has_memfds else ({}, {})
-        mapped = self._mapped(tasks) if self.has_shared else dict.fromkeys(tasks, {})
+        mapped, touched = self._mapped(tasks) if self.has_shared else ({}, {})
         own = {pid: self.of(task) for pid, task in tasks.items()}
-        touched = {pid: int(_task_status(task).get("RssShmem", "0 kB").split()[0]) << 10
-                   for pid, task in tasks.items() if mapped.get(pid) is None}
-        held = {pid: {**held.get(pid, {}), **(mapped.get(pid) or {})} for pid in tasks}
+        held = {pid: {**held.get(pid, {}), **mapped.get(pid, {})} for pid in tasks}
         return _Stock(own, held, files, touched,
-                      sum(max(0, self._used(point) - before) for point, before in self._tmpfs.values()))
+                      sum(max(0, self._used(fd) - before) for fd, before in self._tmpfs.values()))
 
     def _memfds(self, tasks):
         """-> ({inode: bytes} of the files in memory that any process has open, {pid: {inode: 0}} of its own). Who has
@@ -6091,12 +6114,24 @@ class _Memory:
         return sizes, held
 
     def _mapped(self, tasks):
-        """As _MapsReader.look(). Who makes it late for long is killed, and taken out of `tasks`."""
-        mapped, late = self.reader.look(tasks), self.reader.late()
+        """-> ({pid: {inode: bytes}} of the files in memory that processes have mapped, {pid: bytes} of shared memory
+        where nobody can tell more). Who makes the look late for long is killed, and taken out of `tasks`."""
+        found, late, known, mapped, touched = self.reader.look(tasks), self.reader.late(), self._known, {}, {}
         if late in tasks:
             self._kill(late, "what it has mapped cannot be looked at in time", 0)
             del tasks[late]
-        return mapped
+        self._known = {}
+        for pid, task in tasks.items():
+            now = int(_task_status(task).get("RssShmem", "0 kB").split()[0]) << 10
+            sizes, before = known.get(pid, ({}, 0))
+            if pid not in found:  # too late: what it had, and what it has touched since
+                mapped[pid], touched[pid] = sizes, max(0, now - before)
+            elif found[pid] is None:  # not to be looked at (any more): as if it were its own
+                touched[pid] = max(now, sum(sizes.values()))
+            else:
+                mapped[pid], sizes, before = found[pid], found[pid], now
+            self._known[pid] = sizes, before
+        return mapped, touched
 
     def fits(self, more):
         """Whether the sandbox may grow by that; gives out the limits anew."""
@@ -6195,30 +6230,28 @@ def _descriptor_count(pid):
 
 class _MapsReader:
     """What processes have mapped of files in memory. Each page of that text waits for the process, for as long as
-    that likes: so a thread reads, the quick ones first, and of who cannot be told of in time the last look counts."""
+    that likes: so a thread reads, the quick ones first."""
     LOOK_S, LATE_S = 1.0, 5.0
 
     def __init__(self):
         self.running, self.tid = _thread.allocate_lock(), None  # held by the thread
         self._at, self._reads = None, {}  # (pid, since when it is read); pid -> (whether that took long, when)
-        self._known, self._in_time = {}, time.monotonic()  # what was read last; when nobody made that late
+        self._in_time = time.monotonic()  # when nobody made that late
 
     def look(self, tasks):
-        """{pid: {inode: bytes}}, None where nobody may know. `tasks`: pid -> a task that tells of it."""
+        """{pid: {inode: bytes}} of those that can be told of in time, None where nobody may know. `tasks`: pid ->
+        a task that tells of it."""
         found, done = {}, queue.SimpleQueue()
-        if self.running.acquire(False):
+        if not self.running.locked():
             self._at, self._reads = None, {pid: row for pid, row in self._reads.items() if pid in tasks}
             # Slow ones last, and of the others those first that have waited for longest.
             rows = sorted(tasks.items(), key=lambda row: self._reads.get(row[0], (False, 0.0)))
             try:
-                _thread.start_new_thread(self._read, (rows, found, done))
+                _start_thread(self._read, rows, found, done, held=self.running)
                 done.get(timeout=self.LOOK_S)
-            except RuntimeError:
-                self.running.release()
-            except queue.Empty:
-                pass  # some are told of
-        self._known = {pid: self._known.get(pid) if found.get(pid) is None else found[pid] for pid in tasks}
-        return self._known
+            except (LaunchError, queue.Empty):
+                pass  # there is no thread, or it is late
+        return dict(found)
 
     def _read(self, rows, found, done):
         try:
@@ -6424,14 +6457,14 @@ def _pending_signals(tid):
     return (own & ~idle, shared & ~idle) if status.get("Threads") != "1" else ((own | shared) & ~idle, 0)
 
 
-def _reap(pid, pidfd):
+def _reap(pidfd):
     """-> (exit code, signal or -1) of the ended child.
 
     Where the host ignores SIGCHLD or reaps every child itself, the kernel remembers the status
     for the pidfd from 6.15 on; before that it is lost and (None, -1) says so.
     """
     try:
-        info = os.waitid(os.P_PID, pid, os.WEXITED)
+        info = os.waitid(P_PIDFD, pidfd, os.WEXITED)
         value, exited = info.si_status, info.si_code == os.CLD_EXITED
     except ChildProcessError:
         for _ in range(100):  # the pidfd tells that it has ended a moment before it tells how
@@ -6541,8 +6574,9 @@ class _Hosts:
             return file.read()
 
     def close(self):
-        if self._fd >= 0:
-            os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -7761,8 +7795,7 @@ class _Pump:
             self._mailbox.post(self._open.clear)
             if not _is_free(self._running, self.PATIENCE_S):
                 return False
-            while self.tid and _is_ours(self.tid):
-                time.sleep(0)
+            _await_threads(self.tid)
             self._mailbox.close()
             self._mailbox, self.tid = None, None
         return True
@@ -7886,8 +7919,11 @@ class Process:
         if not supervisor.finished.locked():
             supervisor.release()
         elif not self._threaded and not sys.is_finalizing():
-            with _SignalsBlocked():  # for the new thread
-                _thread.start_new_thread(supervisor.abandon, ())
+            try:
+                with _SignalsBlocked():  # for the new thread
+                    _thread.start_new_thread(supervisor.abandon, ())
+            except RuntimeError:
+                pass  # killed all the same; the rest is done at the host's exit
         if self._pump:
             self._pump.abandon()
         for stream in (self.stdin, self.stdout, self.stderr):

@@ -1,5 +1,6 @@
 """max_memory: of the whole tree, in every kind of memory; SPEC.md 2 and 4."""
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -9,7 +10,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS, Verdict
-from support import THIN, box, clean, compiled, eventually, requires_abi, snapshot
+from support import THIN, box, clean, compiled, eventually, requires_abi, requires_root, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -260,6 +261,7 @@ def test_shared_memory_that_nobody_can_tell_of_in_time_counts_whole(monkeypatch)
     before = snapshot()
     monkeypatch.setattr(sandlock, "open", slow, raising=False)
     monkeypatch.setattr(sandlock, "_all_shared_memory", lambda: 62 << 20)  # at the most there is so much
+    monkeypatch.setattr(sandlock._MapsReader, "LATE_S", 60)
     assert box(max_memory="110M").run([sys.executable, "-S", "-c", SHARING], timeout=60).stdout == b"now\nheld\nheld\n"
     monkeypatch.setattr(sandlock, "_all_shared_memory", lambda: 1 << 40)
     killed = box(max_memory="110M").run([sys.executable, "-S", "-c", SHARING], timeout=60)
@@ -288,6 +290,72 @@ def test_memory_that_may_not_be_looked_at_is_not_taken_for_none(what, monkeypatc
         monkeypatch.setattr(os, "listdir", shut(os.listdir))
     killed = box(max_memory="110M").run(command, timeout=60)
     assert killed.stdout.count(b"held") < 2 - (what == "fd") and killed.denials[-1].field == "max_memory", killed
+
+
+GROWING = """
+import mmap, os, time
+keep = [mmap.mmap(-1, 4096)]
+time.sleep(0.7)
+open("grows", "w").close()
+for i in range(400):
+    keep.append(mmap.mmap(-1, 1 << 20))
+    keep[-1].write(b"x" * (1 << 20))
+    time.sleep(0.005)
+time.sleep(1)
+print("held")
+"""
+
+
+@pytest.mark.parametrize("how", ["late", "shut"])
+def test_what_grows_while_nobody_can_look_counts(how, monkeypatch, tmp_path):
+    """Whose last look told of nothing: it keeps the lock that maps wait for, or is not dumpable any more."""
+    def run(limit):
+        (tmp_path / "grows").unlink() if (tmp_path / "grows").exists() else None
+        return box(tmp_path, cwd=tmp_path, max_memory=limit).run([sys.executable, "-S", "-c", GROWING], timeout=60)
+
+    def mapped(pid, deadline, real=sandlock._mapped_memory):
+        if not (tmp_path / "grows").exists():
+            return real(pid, deadline)
+        if how == "shut":
+            return None
+        time.sleep(max(0, deadline - time.monotonic()))
+        raise TimeoutError(110, "maps")
+    monkeypatch.setattr(sandlock, "_mapped_memory", mapped)
+    monkeypatch.setattr(sandlock, "_all_shared_memory", lambda: 1 << 40)
+    monkeypatch.setattr(sandlock._MapsReader, "LATE_S", 60)
+    assert run("600M").stdout == b"held\n"
+    killed = run("150M")
+    assert killed.exit_code == -9 and "largest process" in killed.denials[-1].reason, killed
+
+
+MOVED_TMPFS = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from sandlock import Sandbox, SYSTEM_PATHS
+top = sys.argv[2]
+os.makedirs(top + "/p/t")
+if os.system("mount -t tmpfs none %s/p/t" % top): print("skip"); sys.exit()
+code = (
+    "import os, time\\nif %r == 'moved': os.rename('p', 'q'); os.mkdir('p'); os.symlink('/proc', 'p/t')\\n"
+    "file = open('q/t/x' if os.path.exists('q') else 'p/t/x', 'wb')\\n"
+    "for i in range(100): file.write(bytes(1 << 20)); file.flush(); time.sleep(0.01)\\n"
+    "time.sleep(1)")
+for how in "still", "moved":
+    result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[top], cwd=top, max_memory="60M").run([sys.executable, "-S", "-c", code % how], timeout=60)
+    print(result.exit_code, result.stderr.decode(), result.error or "")
+    if how == "still": os.remove(top + "/p/t/x")  # what is there before does not count
+"""
+
+
+@requires_root
+def test_a_tmpfs_counts_wherever_its_path_is_moved_to(tmp_path):
+    if subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs unshare -m")
+    out = subprocess.run(["unshare", "-m", "--propagation", "private", sys.executable, "-c", MOVED_TMPFS, os.path.dirname(os.path.abspath(sandlock.__file__)),
+                          str(tmp_path)], stdout=subprocess.PIPE, timeout=120).stdout.decode()
+    if out == "skip\n":
+        pytest.skip("needs mount(2)")
+    assert out == "-9  \n-9  \n"
 
 
 TABLES = """
@@ -400,3 +468,17 @@ def test_who_cannot_be_looked_at_in_time_is_killed_and_not_the_others(monkeypatc
             "print(os.wait()[1], flush=True); time.sleep(1); print('held')")
     result = box(max_memory="200M").run([sys.executable, "-S", "-c", code], timeout=60)
     assert result.stdout == b"9\nheld\n" and "in time" in result.denials[0].reason and len(result.denials) == 1, result
+
+
+def test_ctrl_c_in_a_look_keeps_no_lock(monkeypatch):
+    interrupted = []
+
+    def interrupt(things, **more):
+        if not interrupted and sys._getframe(1).f_code.co_name == "look" and "done" in sys._getframe(1).f_locals:
+            interrupted.append(next(iter(sandlock._live)))
+            raise KeyboardInterrupt
+        return sorted(things, **more)
+    monkeypatch.setattr(sandlock, "sorted", interrupt, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        box(max_memory="200M").run([sys.executable, "-S", "-c", "import mmap, time\nm = mmap.mmap(-1, 4096)\ntime.sleep(30)"], timeout=60)
+    assert not interrupted[0].memory.reader.running.locked()

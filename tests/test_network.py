@@ -632,6 +632,34 @@ def test_a_receiver_is_told_the_programs_ids(tmp_path):
         assert struct.unpack("3i", ancillary[0][2])[1:] == (1234, 1234)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root (user=)")
+def test_a_receiver_of_a_long_message_is_told_them_for_every_piece(tmp_path):
+    path, seen = str(tmp_path / "s"), set()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        for place in [tmp_path / "s", tmp_path, *tmp_path.parents]:
+            if str(place).startswith("/tmp/"):
+                os.chmod(place, 0o777)
+
+        def serve():
+            peer, _ = server.accept()
+            with peer:
+                peer.setsockopt(socket.SOL_SOCKET, 16, 1)  # SO_PASSCRED
+                peer.settimeout(20)
+                while True:
+                    data, ancillary, _, _ = peer.recvmsg(1 << 16, 100)
+                    if not data:
+                        return
+                    seen.update(struct.unpack("3i", part)[1:] for _, _, part in ancillary)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        code = "import socket, sys; s = socket.socket(1); s.connect(sys.argv[1]); print(s.sendmsg([b'x' * (1 << 20)]))"
+        result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], net_allow=["unix://"], user="1234:1234").run(["/usr/bin/python3", "-c", code, path], timeout=30)
+        thread.join()
+        assert result.stdout == b"%d\n" % (1 << 20) and seen == {(1234, 1234)}, (result, seen)
+
+
 def test_a_bind_of_the_unspecified_family_is_told():
     seen = []
     code = ("import ctypes, socket, struct, sys\ns = socket.socket(); libc = ctypes.CDLL(None)\n"

@@ -563,3 +563,99 @@ def test_a_stream_is_collected_although_the_program_holds_its_pipe(tmp_path):
     del process
     gc.collect()
     assert eventually(lambda: clean(before)) and time.monotonic() - begun < 20 and not (tmp_path / "late").exists()
+
+
+# -- interrupted ends, threads whose numbers are others', a broker that waits ---------------------------
+
+INTERRUPTED = """
+import os, sys, threading, faulthandler
+sys.path.insert(0, sys.argv[1])
+import sandlock
+from sandlock import Sandbox, SYSTEM_PATHS
+faulthandler.dump_traceback_later(60, exit=True)
+owner, name, before = eval(sys.argv[2]), sys.argv[3], sys.argv[4] == "before"
+real, hit = getattr(owner, name), []
+def interrupted(*args):
+    ends = any(frame and frame.f_code.co_name == "_finish" for frame in map(sys._getframe, range(1, 4)))
+    first = ends and not hit
+    if first:
+        hit.append(1)
+        if before: raise KeyboardInterrupt
+    try: return real(*args)
+    finally:
+        if first:
+            spare.append(os.open("/dev/null", os.O_RDONLY))  # takes a number that was closed just now
+            raise KeyboardInterrupt
+spare = []
+setattr(owner, name, interrupted)
+code = "import socket; print(open('/etc/hosts').read()[:9]); socket.socket().connect_ex(('127.0.0.1', 9))"
+try: Sandbox(fs_readable=SYSTEM_PATHS, net_allow=["localhost:9"], max_memory="500M").run([sys.executable, "-S", "-c", code], timeout=30)
+except KeyboardInterrupt: print("interrupted", [os.fstat(fd) and "kept" for fd in spare], len(sandlock._live), threading.active_count())
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+@pytest.mark.parametrize("step", [("sandlock._Supervisor", "_end_program"), ("sandlock._Broker", "close"), ("sandlock._Hosts", "close"), ("sandlock._Walker", "close"),
+                                  ("sandlock._Memory", "close"), ("sandlock._Launch", "finish"), ("sandlock", "_close_streams")], ids=lambda step: step[0] + "." + step[1])
+def test_an_end_that_is_interrupted_is_finished_all_the_same(step, when):
+    """Ctrl-C whose signal another thread of the host has taken; never is a number closed twice."""
+    out = subprocess.run([sys.executable, "-c", INTERRUPTED, os.path.dirname(os.path.abspath(sandlock.__file__)), *step, when], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         timeout=90).stdout.decode()
+    assert out == "interrupted %s 0 1\n" % (["kept"] if when == "behind" else []), out
+
+
+def test_the_number_of_the_pumps_thread_is_anothers_by_now(monkeypatch):
+    stop, asked, end = threading.Event(), [], sandlock._Pump.end
+    other = threading.Thread(target=stop.wait, args=(30,))
+    other.start()
+
+    def ended(self):
+        asked.append(self.tid)
+        self.tid = other.native_id
+        return end(self)
+    monkeypatch.setattr(sandlock._Pump, "end", ended)
+    result = box().run(["echo", "x"], timeout=60)
+    assert result.stdout == b"x\n" and asked[0] and other.is_alive()
+    stop.set()
+
+
+def test_a_broker_that_waits_costs_its_patience_once():
+    code = "import os, socket, time\nsocket.socket().connect_ex(('127.0.0.1', 9)); print('now', flush=True)\ntime.sleep(100)"
+    with Sandbox(fs_readable=SYSTEM_PATHS, net_allow=["127.0.0.1:9"]).popen([sys.executable, "-S", "-c", code], stdout=1) as process:
+        assert process.stdout.readline() == b"now\n"
+        broker, held, let_go = process._supervisor.broker, threading.Event(), threading.Event()
+        broker.mailbox.post(lambda: (held.set(), let_go.wait(60)))
+        assert held.wait(30)
+        begun = time.monotonic()
+        assert [process.processes() for _ in range(40)] == [[process.pid]] * 40
+        assert time.monotonic() - begun < 40 * broker.STUCK_S / 2
+        let_go.set()
+        assert eventually(lambda: process.processes() == [process.pid] and not broker._stuck)
+
+
+def test_a_supervisor_that_fails_again_and_again_ends_the_run(monkeypatch):
+    def fail(self, tolerate=False):
+        raise OSError(2, "no such file")
+    killed = []
+    monkeypatch.setattr(sandlock._Memory, "look", fail)
+    kill_others = sandlock._Supervisor._kill_others
+    monkeypatch.setattr(sandlock._Supervisor, "_kill_others", lambda self: (killed.append(1), kill_others(self)))
+    with box(max_memory="500M")._start(["sh", "-c", "sleep 100 & sleep 100"], (0, 1, 1)) as process:  # as run() does
+        signalled = process._supervisor._signal
+        process._supervisor._signal = lambda signum: killed and signalled(signum)  # as of one that cannot die before another
+        result = process._finish(None, None)
+    assert "no such file" in result.error and killed, result
+
+
+@requires_root
+def test_under_yama_a_task_that_drops_capabilities_is_looked_at_as_before(monkeypatch):
+    """By CAP_SYS_PTRACE, which a root host's broker keeps there."""
+    if not sandlock._capabilities()[1][1] & sandlock.CAP_SYS_PTRACE:
+        pytest.skip("needs CAP_SYS_PTRACE")
+    looked, read = [], sandlock._read_memory
+    monkeypatch.setattr(sandlock, "_yama_scope", lambda: 2)
+    monkeypatch.setattr(sandlock, "_read_memory", lambda *args: (looked.append(sandlock._capabilities()[1][0] & sandlock.CAP_SYS_PTRACE), read(*args))[1])
+    code = ("import ctypes, socket\ngo = lambda: print(socket.socket().connect_ex(('127.0.0.1', 9)))\ngo()\n"
+            "print(ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()))\ngo()")
+    result = box(net_allow=["127.0.0.1:9"]).run([sys.executable, "-S", "-c", code])
+    assert result.stdout == b"111\n0\n111\n" and len(looked) > 1 and all(looked), (result, looked)
