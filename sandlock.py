@@ -52,6 +52,7 @@ Sections: 1 this text - 2 errors - 3 policy and public values - 4 kernel ABI - 5
 confine - 16 command line. What is evaluated when the file is imported uses earlier ones only.
 """
 import atexit
+import collections
 import copyreg
 import ctypes
 import enum
@@ -1094,6 +1095,11 @@ def _with_capabilities(bits, function):
         _call("capset", _address(header), _address(data))
 
 
+def _leave_capabilities(bits):
+    """The step (see _run_steps) that leaves these of a thread's, and passes none on."""
+    return "capabilities", "capset", ((_u32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0), (_u32 * 6)(bits, bits))
+
+
 #: What may be blocked: not libc's own signals, by which setuid(3) reaches every thread of the host.
 _SIGNALS = 2 ** 64 - 1 & ~(1 << 31 | 1 << 32 | 1 << 33)
 
@@ -1331,8 +1337,7 @@ def _normal(path):
 
 
 def _memfd(name, flags):
-    text = ctypes.create_string_buffer(name)
-    return _call("memfd_create", _address(text), flags)
+    return _result(_slow(_NR["memfd_create"], name, flags), "memfd_create")
 
 
 class _Mount(_Record):
@@ -1401,13 +1406,6 @@ def _umasks(tid):
     if None in found:
         raise OSError(errno.EPERM, "umask")
     return tuple(int(text, 8) for text in found)
-
-
-def _size_limit(tid):
-    """Bytes that a task may write to a file: "Max file size" in proc_pid_limits(5)."""
-    with open("/proc/%d/limits" % tid, "rb") as file:
-        word = next(line.split()[3] for line in file if line.startswith(b"Max file size"))
-    return float("inf") if word == b"unlimited" else int(word)
 
 
 def _syscall_of(tid):
@@ -1773,16 +1771,6 @@ def _block_clone(asm, plan):
     asm.goto("eperm")
 
 
-def _block_values(index, values, then="allow", otherwise="eperm"):
-    """A block that compares one argument with a list."""
-    def block(asm, plan):
-        asm.ld(_arg(index))
-        for value in values:
-            asm.jeq(value, then)
-        asm.goto(otherwise)
-    return block
-
-
 def _block_if_set(index, mask, refused):
     """A block that refuses some bits of an argument."""
     def block(asm, plan):
@@ -1796,47 +1784,44 @@ def _goto(label):
     return lambda asm, plan: asm.goto(label)
 
 
-def _block_if(index, blocks, otherwise):
-    """A further block for each of some values of an argument."""
+def _block_if(index, blocks, otherwise, mask=None):
+    """A further block for each of some values of an argument, or of the bits of a mask in it. `blocks`: a table,
+    or what makes it of the plan."""
     def block(asm, plan):
-        first = len(asm.code)  # makes its labels unique
+        first, table = len(asm.code), blocks(plan) if callable(blocks) else blocks  # makes its labels unique
         asm.ld(_arg(index))
-        for value in blocks:
+        if mask is not None:
+            asm.and_(mask)
+        for value in table:
             asm.jeq(value, "%d:%d" % (first, value))
         asm.goto(otherwise)
-        for value, further in blocks.items():
+        for value, further in table.items():
             asm.label("%d:%d" % (first, value))
             further(asm, plan)
     return block
 
 
+def _block_values(index, values, then="allow", otherwise="eperm"):
+    """A block that compares one argument with a list."""
+    return _block_if(index, dict.fromkeys(values, _goto(then)), otherwise)
+
+
 def _block_kinds(kinds):
-    """Of a socket: the type without its flags, then the protocol. `kinds(plan)`: (type, protocols, None: any)
-    of those that exist; net/socket.c."""
-    def block(asm, plan):
-        first, rows = len(asm.code), kinds(plan)
-        asm.ld(_arg(1))
-        asm.and_(_SOCK_TYPE_MASK)
-        for kind, protocols in rows:
-            asm.jeq(kind, "allow" if protocols is None else "%d:%d" % (first, kind))
-        asm.goto("eperm")
-        for kind, protocols in rows:
-            if protocols is not None:
-                asm.label("%d:%d" % (first, kind))
-                _block_values(2, protocols)(asm, plan)
-    return block
+    """Of a socket: the type without its flags, then the protocol; net/socket.c. `kinds(plan)`: those that exist."""
+    return _block_if(1, kinds, "eperm", mask=_SOCK_TYPE_MASK)
 
 
 def _unix_kinds(plan):  # RAW means DGRAM there
-    return [(kind, None) for kind in (SOCK_STREAM, SOCK_SEQPACKET) + (SOCK_DGRAM, SOCK_RAW) * plan.unix_datagrams]
+    return dict.fromkeys((SOCK_STREAM, SOCK_SEQPACKET) + (SOCK_DGRAM, SOCK_RAW) * plan.unix_datagrams, _goto("allow"))
 
 
 def _inet_kinds(plan):
-    return [(SOCK_STREAM, (0, IPPROTO_TCP))] + [(SOCK_DGRAM, (0, IPPROTO_UDP))] * plan.udp
+    protocols = {SOCK_STREAM: IPPROTO_TCP, SOCK_DGRAM: IPPROTO_UDP} if plan.udp else {SOCK_STREAM: IPPROTO_TCP}
+    return {kind: _block_values(2, (0, protocol)) for kind, protocol in protocols.items()}
 
 
 def _netlink_kinds(plan):
-    return [(SOCK_RAW, (NETLINK_ROUTE,)), (SOCK_DGRAM, (NETLINK_ROUTE,))]
+    return dict.fromkeys((SOCK_RAW, SOCK_DGRAM), _block_values(2, (NETLINK_ROUTE,)))
 
 
 def _block_sigaction(asm, plan):
@@ -2216,12 +2201,8 @@ class _Mailbox:
         self.close()
 
 
-class _Task:
-    """Whose thread a request is. `process`: the thread group; `parent`: its parent's."""
-    __slots__ = ("tid", "process", "parent")
-
-    def __init__(self, tid, process, parent):
-        self.tid, self.process, self.parent = tid, process, parent
+#: Whose thread a request is. `process`: the thread group; `parent`: its parent's.
+_Task = collections.namedtuple("_Task", "tid process parent")
 
 
 def _read_whole(request, at, size):
@@ -2464,10 +2445,6 @@ def _on_fork(sup, request):
     return _on_counted_fork(sup, request)
 
 
-def _shares_memory_with_child(request):
-    return request.nr == _NR.get("vfork") or request.nr == _NR["clone"] and request.args[0] & CLONE_VM
-
-
 def _on_counted_fork(sup, request):
     """A copy of memory counts; a child that shares it (vfork) does not."""
     def look():
@@ -2475,7 +2452,7 @@ def _on_counted_fork(sup, request):
             return sup.memory.fits(sup.memory.of(request.tid))
         sup.census.sharers.add(int(_task_status(request.tid).get("Tgid", 0)))  # for _shares_memory
         return True
-    shares = _shares_memory_with_child(request)
+    shares = request.nr == _NR.get("vfork") or request.nr == _NR["clone"] and request.args[0] & CLONE_VM
     if sup.launching.unseen if shares else sup.memory.limit():
         return sup.look(request, look, lambda fits: _fork_or_refuse(sup, request, fits))
     return _fork_or_refuse(sup, request, True)
@@ -2623,9 +2600,7 @@ def _signal_process(sup, request, number, signum, about):
         with _Fd(_pidfd_open(number)) as pidfd:  # ESRCH; from here on it means that process
             if not sup.is_member(number):
                 return _refuse(errno.EPERM)
-            info = ctypes.create_string_buffer(about, 128)
-            return _reply(sup.broker.call(_raw, _NR["pidfd_send_signal"], pidfd, signum,
-                                          _address(info) if about else 0, 0))
+            return _reply(sup.broker.call(_slow, _NR["pidfd_send_signal"], pidfd, signum, about or None, 0))
     if number == -1:  # everybody but the caller
         targets = [pid for pid in sup.members() if pid != int(own.get("Tgid", 0))]
     else:
@@ -2642,9 +2617,8 @@ def _signal_thread(sup, tid, process, signum, about):
     process = int(status.get("Tgid", 0)) if process is None else process
     if not status or not process:
         return _refuse(errno.ESRCH)
-    info = ctypes.create_string_buffer(about, 128)
-    call = _NR["rt_tgsigqueueinfo" if about else "tgkill"], process, tid, signum, _address(info) if about else 0
-    return sup.if_member(process, lambda: _reply(_raw(*call)), _refuse(errno.EPERM))
+    call = _NR["rt_tgsigqueueinfo" if about else "tgkill"], process, tid, signum, about or None
+    return sup.if_member(process, lambda: _reply(_slow(*call)), _refuse(errno.EPERM))
 
 
 def _on_pidfd_signal(sup, request):
@@ -2719,10 +2693,8 @@ def _socket_kind(fd):
 
 
 def _ntop(version, number):
-    text = ctypes.create_string_buffer(64)
-    packed = number.to_bytes(4 if version == 4 else 16, "big")
-    _libc.inet_ntop(AF_INET if version == 4 else AF_INET6, packed, text, 64)
-    return text.value.decode()
+    family, size = (AF_INET, 4) if version == 4 else (AF_INET6, 16)
+    return socket.inet_ntop(family, number.to_bytes(size, "big"))
 
 
 def _inet_peer(sockaddr, family=None):
@@ -2757,19 +2729,24 @@ def _read_judged(request, address, size):
 
 
 def _socket_call(sup, request, family, fd, sockaddr, act):
-    """The _Call that does `act(socket, sockaddr)` on a copy of the task's socket with a copy of
-    its address: later changes of its memory or descriptors change nothing."""
+    """The _Call that does `act(call, socket, sockaddr)` on a copy of the task's socket with a copy of
+    its address: later changes of its memory or descriptors change nothing. `family` is None where there is
+    no address: it is connected, or the kernel refuses it."""
     try:
         sock = sup.broker.tasks.descriptor(request.task, fd)
     except _NoDescriptor:
-        return _unseen_socket_call(sup, request, family, sockaddr)
-    call = _Call(request, family, None, fds=[sock])
+        return _unseen_socket_call(sup, request, family, sockaddr or struct.pack("=H", AF_NETLINK))
+    call = _Call(request, family, None, fds=[sock], told_as="sendto")
     with call:
         sup.listener.check(request)
         domain, kind = _socket_kind(sock)
         call.sock, call.datagram = sock, kind == SOCK_DGRAM
         call.act = lambda: act(call, sock, sockaddr)
-        if domain == AF_UNIX:
+        if family == "bind":
+            _judge_bind(sup, call, domain, kind == SOCK_STREAM, sockaddr)
+        elif family is None:
+            return call
+        elif domain == AF_UNIX:
             call.act = _resolve_unix(sup, call, sockaddr, act, sock)
         elif domain in (AF_INET, AF_INET6):
             used = _judge_inet(sup, call, domain, kind, sockaddr)
@@ -2794,11 +2771,13 @@ def _unseen_socket_call(sup, request, family, sockaddr):
             raise _NoDescriptor(errno.EPERM, "a socket file cannot be judged where pidfd_getfd(2) is refused")
     if domain == AF_UNIX and not sup.scoped and len(sockaddr) > 2:
         call.abstract = sockaddr[3:]
-    if domain in (AF_INET, AF_INET6) or domain == AF_UNSPEC and family != "connect":
+    if family == "bind":
+        _judge_bind(sup, call, domain or AF_INET, True, sockaddr)
+    elif domain in (AF_INET, AF_INET6) or domain == AF_UNSPEC and family != "connect":
         for kind in _possible_kinds(sup, family, sockaddr):
             used = _judge_inet(sup, call, domain or AF_INET, kind, sockaddr)
             meant = slice(4, 8) if len(used) == 16 else slice(8, 24)
-            if used[meant] != sockaddr[meant] and family != "bind":  # the unspecified address
+            if used[meant] != sockaddr[meant]:  # the unspecified address
                 raise _NoDescriptor(errno.EPERM, "where the unspecified address leads cannot be judged "
                                     "where pidfd_getfd(2) is refused: name the loopback address")
     elif domain not in (AF_UNIX, AF_UNSPEC, AF_NETLINK):
@@ -2953,32 +2932,16 @@ def _on_connect(sup, request):
 def _on_bind(sup, request):
     """bind(2), trapped for events and denied paths, and below ABI 4, where Landlock does not judge it."""
     sockaddr = _read_sockaddr(request, request.args[1], request.args[2] & 0xffffffff)
-    try:
-        sock = sup.broker.tasks.descriptor(request.task, request.args[0])
-    except _NoDescriptor:
-        return sup.judge(_unseen_bind(sup, request, sockaddr))
-    call = _Call(request, "bind", None, fds=[sock])
-    with call:
-        sup.listener.check(request)
-        family, name = struct.unpack_from("=H", sockaddr)[0], _socket_path(sockaddr)
-        if family == AF_UNIX and name and _socket_kind(sock)[0] == AF_UNIX:
-            return _bind_unix(sup, call, sock, name)
-        domain, kind = _socket_kind(sock)
-        _judge_bind(sup, call, sockaddr, domain if family == AF_UNSPEC else family, kind == SOCK_STREAM)
-        call.act = lambda: _bind_now(sup, sock, sockaddr)
-        return sup.judge(call)
+    return sup.judge(_socket_call(sup, request, "bind", request.args[0], sockaddr, lambda call, sock, sockaddr: _reply(
+        _slow(_NR["bind"], sock, sockaddr, len(sockaddr)))))
 
 
-def _bind_now(sup, sock, sockaddr):
-    result = _slow(_NR["bind"], sock, sockaddr, len(sockaddr))
-    if not result and sup.launching.abi < ABI_TCP:
-        sup.bound.add(os.fstat(sock).st_ino)
-    return _reply(result)
-
-
-def _judge_bind(sup, call, sockaddr, family, is_stream):
+def _judge_bind(sup, call, domain, is_stream, sockaddr):
     """The port is Landlock's to judge, from ABI 4 on."""
-    peer = _inet_peer(sockaddr, family)
+    family, name = struct.unpack_from("=H", sockaddr)[0], _socket_path(sockaddr)
+    if call.sock is not None and domain == family == AF_UNIX and name:
+        return _bind_unix(sup, call, name)
+    peer = _inet_peer(sockaddr, family or domain)
     if peer is None:
         return
     version, number, port = peer
@@ -2995,14 +2958,7 @@ def _may_bind(policy, port):
                for low, high in [(0, 0) if ports == "*" else _port_range("net_allow_bind", ports)])
 
 
-def _unseen_bind(sup, request, sockaddr):
-    call = _unseen_socket_call(sup, request, "bind", sockaddr)
-    call.refusal, call.address = None, None  # those are about destinations
-    _judge_bind(sup, call, sockaddr, struct.unpack_from("=H", sockaddr)[0] or AF_INET, True)
-    return call
-
-
-def _bind_unix(sup, call, sock, name):
+def _bind_unix(sup, call, name):
     """The parent directory is resolved, the name is made in it with the task's umask."""
     place = _Path(sup, call, AT_FDCWD, name).place()
     if place is not None:
@@ -3011,9 +2967,8 @@ def _bind_unix(sup, call, sock, name):
         if len(address) > 110:
             raise OSError(errno.ENAMETOOLONG, "name of a socket")
         call.act = lambda: _reply(_made(sup.walker, call, parent, last, 0o777, lambda mode: _slow(
-            _NR["bind"], sock, address, len(address))))
+            _NR["bind"], call.sock, address, len(address))))
         call.wants_status = True
-    return sup.judge(call)
 
 
 def _on_listen(sup, request):
@@ -3056,11 +3011,10 @@ def _socket_name(sock):
 
 
 def _is_bound(sup, sock):
-    if sup.launching.abi < ABI_TCP:  # Landlock would not judge the port: one that was bound on behalf
-        return os.fstat(sock).st_ino in sup.bound
     name = _socket_name(sock)
-    if not struct.unpack_from(">H", name, 2)[0]:
-        return False
+    port, = struct.unpack_from(">H", name, 2)
+    if not port or sup.launching.abi < ABI_TCP and not any(_may_bind(sup.policy, may) for may in (port, 0)):
+        return False  # below ABI 4 the port is not Landlock's to judge; who may bind 0 may have any that is free
     return _slow(_NR["bind"], sock, name, len(name)) in (0, -errno.EINVAL)
 
 
@@ -3087,9 +3041,7 @@ def _on_watch(sup, request):
             call.needs = ("fs_readable", call.event["path"]),
             sup.deny(call, "watching what may not be read", "fs_readable")
             return _refuse(e.errno)
-        text = ctypes.create_string_buffer(link)
-        return _return(_call("inotify_add_watch", watcher, _address(text),
-                             mask & ~(IN_DONT_FOLLOW | IN_ONLYDIR)))
+        return _reply(_slow(_NR["inotify_add_watch"], watcher, link, mask & ~(IN_DONT_FOLLOW | IN_ONLYDIR)))
     call.act = act
     return sup.judge(call)
 
@@ -3137,10 +3089,11 @@ def _on_sendmmsg(sup, request):
             return _return(sent)
         if call.message is None:
             return _return(sent) if sent else _unseen_messages(sup, call, fd, headers, count)
-        if sup.asks("sendto"):
+        if "sendto" in sup.asked:
             return sup.judge(call)
         call.message.patient = not sent
-        reply = sup.outcome(call)
+        refusal = sup.last_denial(call)
+        reply = sup.refused(call, *refusal) if refusal else sup._perform(call, call.act)
         if reply is None or reply[1]:
             return reply if not sent else _return(sent)
     return _return(count)
@@ -3148,7 +3101,7 @@ def _on_sendmmsg(sup, request):
 
 def _unseen_messages(sup, first, fd, headers, count):
     """All are judged, then the kernel sends them by itself. With a callback only one can be."""
-    if count > 1 and sup.asks("sendto"):
+    if count > 1 and "sendto" in sup.asked:
         raise _NoDescriptor(errno.EPERM, "several messages in a call cannot be judged where "
                             "pidfd_getfd(2) is refused")
     for i in range(1, count):
@@ -3177,14 +3130,7 @@ def _message_call(sup, message, fd, header=None, length_at=0):
     try:
         if header is not None:
             message.read(sup, header)
-        if message.address:
-            call = _socket_call(sup, request, "sendto", fd, message.address, act)
-        else:
-            try:
-                sock = sup.broker.tasks.descriptor(request.task, fd)
-                call = _Call(request, None, lambda: act(call, sock, b""), fds=[sock], told_as="sendto")
-            except _NoDescriptor:  # connected, or the kernel refuses it
-                call = _unseen_socket_call(sup, request, None, struct.pack("=H", AF_NETLINK))
+        call = _socket_call(sup, request, "sendto" if message.address else None, fd, message.address, act)
     except BaseException:
         message.close()
         raise
@@ -3445,17 +3391,14 @@ class _Walker:
         parent = self.open(start, head or slash or b".", O_PATH | os.O_DIRECTORY, 0, RESOLVE_NO_MAGICLINKS)
         if parent < 0:
             return None
-        try:
+        with _Fd(parent):
             if self._is_proc(parent):
                 return None
-            path = os.path.join(self.path(parent), last)
             link = self.entry(parent, last)
             if link < 0:
-                return path
+                return os.path.join(self.path(parent), last)
             os.close(link)  # one that leads nowhere, or somebody was faster
             return None
-        finally:
-            os.close(parent)
 
     def _step_by_step(self, request, start, name, flags, resolve):
         """For what leads through /proc: "self" is the task's, a magic link is followed for the task
@@ -3509,32 +3452,20 @@ class _Walker:
 
     def _follow(self, request, current, link, part):
         """-> (descriptor, None) of a magic link's target, or (None, text) of an ordinary link."""
-        try:
-            where = self.path(current) + b"/"
-            if where in self.proc:
-                process = request.task.process
-                own = {b"self": b"%d" % process, b"thread-self": b"%d/task/%d" % (process, request.tid)}
-                if part in own:
-                    return None, own[part]
-            if where.startswith(self.proc_roots):
+        with _Fd(link):
+            if (self.path(current) + b"/").startswith(self.proc_roots):
                 ordinary = self.open(current, part, O_PATH, 0, RESOLVE_NO_MAGICLINKS)
                 if ordinary >= 0:
                     os.close(ordinary)
                 elif ordinary == -errno.ELOOP:
                     return _result(self.open(current, part, O_PATH)), None
-            return None, os.readlink(b"", dir_fd=link)
-        finally:
-            os.close(link)
+            return None, self.link_text(request, link)
 
     def link_text(self, request, fd):
         """What a symbolic link says, to the task: /proc/self has another text for each reader."""
-        where = self.path(fd)
-        for root in self.proc:
-            if where == root + b"self":
-                return b"%d" % request.task.process
-            if where == root + b"thread-self":
-                return b"%d/task/%d" % (request.task.process, request.tid)
-        return os.readlink(b"", dir_fd=fd)
+        process, (folder, name) = request.task.process, os.path.split(self.path(fd))
+        own = {b"self": b"%d" % process, b"thread-self": b"%d/task/%d" % (process, request.tid)}
+        return own[name] if name in own and folder + b"/" in self.proc else os.readlink(b"", dir_fd=fd)
 
     def refuse_host(self, fd):
         """EACCES for what belongs to a thread of the host, to which the kernel refuses nothing of its own;
@@ -3762,10 +3693,13 @@ class _Opening(_Path):
         whether the kernel refuses it. O_NONBLOCK: a lease would make us wait for its holder."""
         if self.flags & os.O_TRUNC:
             self._on_worker(fd)  # waits for whoever writes
-            return
-        if not self.sup.asks("openat"):
-            self.call.act = lambda: self._open_regular(fd)
-            return
+        elif "openat" in self.sup.asked:
+            self._open_regular(fd, path)
+        else:
+            self.call.act = lambda: self._open_regular(fd, path) or (
+                self.sup.broker.dispatch(self.sup, self.call) if self.call.where == _WORKER else self.call.act())
+
+    def _open_regular(self, fd, path):
         opened = self._again(fd, os.O_NONBLOCK)
         if opened >= 0:
             self.call.fds.append(opened)
@@ -3774,17 +3708,6 @@ class _Opening(_Path):
             self._on_worker(fd)
         else:
             self.call.fails(-opened, path)
-
-    def _open_regular(self, fd):
-        opened = self._again(fd, os.O_NONBLOCK)
-        if opened == -errno.EWOULDBLOCK:
-            self._on_worker(fd)
-            self.sup.broker.dispatch(self.sup, self.call)
-            return None
-        if opened < 0:
-            return _refuse(-opened)
-        self.call.fds.append(opened)
-        return self._install_regular(opened)
 
     def _install_regular(self, opened):
         if not self.flags & os.O_NONBLOCK:
@@ -3804,9 +3727,8 @@ class _Opening(_Path):
 
     def _on_worker(self, fd):
         def act():
-            self.call.fds.append(_result(_raw(_NR["openat"], AT_FDCWD, _address(link), flags)))
+            self.call.fds.append(_result(_slow(_NR["openat"], AT_FDCWD, _link_to(fd), flags, 0)))
             return self._install(self.call.fds[-1])
-        link = ctypes.create_string_buffer(_link_to(fd))
         flags = self._flags_of_reopening() | os.O_CLOEXEC
         self.call.act, self.call.where = act, _WORKER
         self._foretell()
@@ -3941,14 +3863,13 @@ def _do_truncate(path, fd, flags, size):
         path.sup.listener.check(path.call.request)
         _raw(_NR["tkill"], path.call.request.tid, signal.SIGXFSZ)
         return -errno.EFBIG
-    text = ctypes.create_string_buffer(_link_to(fd))
     if 0 < path.sup.launching.abi < ABI_TRUNCATE:  # Landlock judges opening for writing in its place
-        opened = _raw(_NR["openat"], AT_FDCWD, _address(text), os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        opened = _slow(_NR["openat"], AT_FDCWD, _link_to(fd), os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0)
         if opened < 0:
             return opened
         path.call.fds.append(opened)
         return _raw(_NR["ftruncate"], opened, size)
-    return _raw(_NR["truncate"], _address(text), size)
+    return _slow(_NR["truncate"], _link_to(fd), ctypes.c_long(size))
 
 
 def _by_descriptor(name):
@@ -4272,9 +4193,9 @@ def _on_exec(sup, request):
     is what runs: see _Exec."""
     if sup.ending:
         return _refuse(errno.EPERM)
-    if sup.runners is not None:
+    if sup.runners is not None and not sup.runners.get(request.task.process):
         sup.runners.add(request.task.process)
-    asked = sup.asks("execve")
+    asked = "execve" in sup.asked
     if not (asked or sup.denied or sup.policy.explain):
         return _CONTINUE
     return _Exec(sup, request, silent=not asked).resolve()
@@ -4306,28 +4227,14 @@ class _Exec:
             name = _read_string(self.request, path_at, 4096)
             argv = self._read_argv(argv_at)
             self.call.event["argv"] = tuple(os.fsdecode(word) for word in argv)
-            fd, path, shown = self._look(dirfd, name, flags)
-            if fd < 0:
-                self.call.fails(-fd, path)
+            if name or flags & AT_EMPTY_PATH:
+                fd = _object_of(_Path(self.sup, self.call, dirfd, name), flags)
+                if fd is not None:
+                    self._expect(fd, _shown(dirfd, name), argv or [b""])
             else:
-                self.call.event["path"] = os.fsdecode(path)
-                self._expect(fd, path, shown, argv or [b""])
+                self.call.fails(errno.ENOENT, b"")
             self.sup.listener.check(self.request)
             return self.sup.judge(self.call)
-
-    def _look(self, dirfd, name, flags):
-        """-> (descriptor or -errno, path, name as a script's interpreter gets it)."""
-        if not name:
-            if not flags & AT_EMPTY_PATH:
-                return -errno.ENOENT, b"", b""
-            fd = self.call.keep(_descriptor_to_look(self.sup, self.request, dirfd))
-            return fd, self.sup.walker.path(fd), b"/dev/fd/%d" % (dirfd & 0xffffffff)
-        start = self.call.keep(_directory_of(self.sup, self.request, dirfd, name))
-        nofollow = os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0
-        fd, path = self.sup.walker.look(self.request, start, name, nofollow)
-        self.call.keep(fd)
-        far = name[:1] != b"/" and dirfd & 0xffffffff != AT_FDCWD & 0xffffffff
-        return fd, path, b"/dev/fd/%d/%s" % (dirfd & 0xffffffff, name) if far else name
 
     def _read_argv(self, at):
         """All of argv: pointers by the page, strings that lie side by side with one read."""
@@ -4344,12 +4251,11 @@ class _Exec:
         del pointers[-1:]
         return _read_strings(self.request, pointers, self.ARGV_LIMIT, lambda: self.sup.ending)
 
-    def _expect(self, fd, path, shown, argv):
+    def _expect(self, fd, shown, argv):
         """What the task will be after the exec: the file that runs and its command line. A script
         is its interpreter's argument; binfmt_script.c, execve(2)."""
-        paths = [path]
+        paths = [os.fsencode(self.call.event["path"])]
         for _ in range(self.MAX_INTERPRETERS + 1):
-            self.call.identify(os.fstat(fd))
             words, loader, readable = self._interpreters(fd)
             if not readable and self.sup.denied:
                 raise OSError(errno.EACCES, "a program that cannot be read")
@@ -4361,11 +4267,8 @@ class _Exec:
                 break  # so will the kernel find
         self.expected_file, self.expected_argv = self.call.identities[-1], argv
         self.expected_loader = None
-        if loader:
-            fd = self._look_again(loader, paths)
-            if fd >= 0:
-                self.call.identify(os.fstat(fd))
-                self.expected_loader = self.call.identities[-1]
+        if loader and self._look_again(loader, paths) >= 0:
+            self.expected_loader = self.call.identities[-1]
         self.expected_paths = {os.fsdecode(path) for path in paths}
         self.call.paths = tuple(os.fsdecode(path) for path in paths[1:])
         self.call.needs = tuple(("fs_readable", os.fsdecode(path)) for path in paths)
@@ -4375,6 +4278,8 @@ class _Exec:
         start = self.call.keep(_directory_of(self.sup, self.request, AT_FDCWD, name))
         fd, path = self.sup.walker.look(self.request, start, name, 0)
         paths.append(path)
+        if fd >= 0:
+            self.call.identify(os.fstat(fd))
         return self.call.keep(fd)
 
     def _interpreters(self, fd):
@@ -4516,6 +4421,13 @@ class _Exec:
                 and {path.replace("\\012", "\n") for path in found.values()} <= self.expected_paths)
 
 
+def _shown(dirfd, name):
+    """The name of a script as its interpreter gets it; execveat(2)."""
+    if name[:1] == b"/" or name and dirfd & 0xffffffff == AT_FDCWD & 0xffffffff:
+        return name
+    return b"/dev/fd/%d" % (dirfd & 0xffffffff) + (b"/" + name if name else b"")
+
+
 def _script_words(head):
     """[interpreter] or [interpreter, argument] of a script, else []: as fs/binfmt_script.c reads its 256 bytes,
     filled with NULs."""
@@ -4590,38 +4502,27 @@ _SCATTERED_LIMIT = 4096  # pages more than argv fills, and strings that go on in
 
 
 def _read_strings(request, pointers, limit, stop):
-    """Many strings of a task: the pages where they begin with few reads, what goes on behind them by itself.
+    """Many strings of a task: each page where some begin is read once, what goes on behind it by itself.
     Not for ever: E2BIG."""
-    pages = sorted({pointer - pointer % _PAGE for pointer in pointers})
-    if len(pages) > _SCATTERED_LIMIT + limit // _PAGE:
+    if len({pointer // _PAGE for pointer in pointers}) > _SCATTERED_LIMIT + limit // _PAGE:
         raise OSError(errno.E2BIG, "argv")
-    begun = {}
-    for batch in (pages[i:i + _IOV_LIMIT] for i in range(0, len(pages), _IOV_LIMIT)):
-        begun.update(zip(batch, _read_pages(request.tid, batch)))
-    words, total, alone, deadline = [], 0, 0, time.monotonic() + _SCATTERED_LIMIT_S
+    begun, words, total, alone, deadline = {}, [], 0, 0, time.monotonic() + _SCATTERED_LIMIT_S
     for pointer in pointers:
         start = pointer % _PAGE
-        end = begun[pointer - start].find(b"\0", start)
+        page = begun.get(pointer - start)
+        waits = page is None  # for whoever holds its memory
+        if waits:
+            page = begun[pointer - start] = _read_whole(request, pointer - start, _PAGE)
+        end = page.find(b"\0", start)
         if end >= 0:
-            words.append(begun[pointer - start][start:end])
+            words.append(page[start:end])
         else:
             words.append(_read_string(request, pointer, limit))
-            alone += 1
+            alone, waits = alone + 1, True
         total += len(words[-1])
-        if total > limit or alone > _SCATTERED_LIMIT or alone and (stop() or time.monotonic() > deadline):
+        if total > limit or alone > _SCATTERED_LIMIT or waits and (stop() or time.monotonic() > deadline):
             raise OSError(errno.E2BIG, "argv")
     return words
-
-
-def _read_pages(tid, addresses):
-    buffer = ctypes.create_string_buffer(len(addresses) * _PAGE)
-    remote = b"".join(_IOVEC.pack(address, _PAGE) for address in addresses)
-    got = _slow(_NR["process_vm_readv"], tid, _IOVEC.pack(_address(buffer), len(buffer)), 1,
-                remote, len(addresses), _ZERO)
-    if _result(got, "argv") < len(buffer):
-        raise OSError(errno.EFAULT, "argv")
-    data = buffer.raw
-    return [data[at:at + _PAGE] for at in range(0, len(data), _PAGE)]
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -4743,12 +4644,11 @@ class _Broker:
     program. For the same reason it is the oracle that tells who is in the sandbox: only those can
     it signal."""
     PATIENCE_S = 10.0
-    STUCK_S = 0.5         # after which its deputy does what call() asks for
     WORKERS = 256
 
     def __init__(self):
         self.waits = set()    # calls that workers act on
-        self._urgent, self._stuck = None, False  # jobs of the deputy, once there is one; whether it had the last one
+        self._urgent = None   # jobs of the deputy, once there is one
         self._lock = _thread.allocate_lock()  # guards _idle and _closing
         self._idle, self._workers, self._ended_workers, self._closing = 0, 0, [], False
         self._pool = queue.SimpleQueue()
@@ -4802,29 +4702,24 @@ class _Broker:
         thread has ended, TimeoutError if it does not answer."""
         if self.tid == threading.get_native_id():
             return function(*args)
-        outcome, begun, done = [], _thread.allocate_lock(), _thread.allocate_lock()
-        done.acquire()
+        outcome, begun = queue.SimpleQueue(), _thread.allocate_lock()
 
         def job():
-            if self.tid == threading.get_native_id():
-                self._stuck = False
-            if not begun.acquire(False):
-                return  # the other one does it
-            try:
-                outcome.append((function(*args), None))
-            except BaseException as e:  # handed to the caller
-                outcome.append((None, e))
-            done.release()
+            if begun.acquire(False):  # else the other one does it
+                try:
+                    outcome.put((function(*args), None))
+                except BaseException as e:  # handed to the caller
+                    outcome.put((None, e))
 
         if not self.mailbox.post(job):
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
-        if self._urgent and not done.acquire(timeout=0 if self._stuck else self.STUCK_S):
-            self._stuck = True
+        if self._urgent:
             self._urgent.put(job)
-        if not outcome and not done.acquire(timeout=self.PATIENCE_S):
+        try:
+            value, error = outcome.get(timeout=self.PATIENCE_S)
+        except queue.Empty:
             begun.acquire(False)  # nor does anybody begin it later
-            raise TimeoutError(errno.ETIMEDOUT, "the broker does not answer")
-        value, error = outcome[0]
+            raise TimeoutError(errno.ETIMEDOUT, "the broker does not answer") from None
         if error is not None:
             raise error
         return value
@@ -4984,14 +4879,10 @@ def _signal_members(pids, signum, runners=None):
             if runners is None and _raw(_NR["kill"], pid, signum) == 0:
                 members.append(pid)
             continue
-        try:
-            if runners is None or pid in runners or _is_visible(pid):
-                _pidfd_send_signal(pidfd, signum)
+        with _Fd(pidfd):
+            if (runners is None or runners.get(pid) or _is_visible(pid)) and _raw(
+                    _NR["pidfd_send_signal"], pidfd, signum, 0, 0) == 0:  # else it ended, and the number is another's
                 members.append(pid)
-        except OSError:
-            continue  # it ended, and the number is another's now
-        finally:
-            os.close(pidfd)
     return members
 
 
@@ -5011,37 +4902,41 @@ def _is_visible(pid):
         1, -errno.ENOENT)
 
 
-class _Runners:
-    """Below Landlock's ABI 6: who has executed something. A program that cannot be read cannot be
-    looked at; so it is known by its number from then on, for as long as its pidfd says that it
-    lives. (It cannot fork.) On the broker's thread, or its deputy's."""
-    LIMIT = 64
+class _ByProcess:
+    """What is known of processes by their numbers: each for as long as its pidfd says that it lives. From any
+    thread, a signal handler in the middle of it too."""
+    LIMIT = 64  # from which on those that have ended are looked for
 
     def __init__(self):
-        self._pidfds, self._lock = {}, threading.RLock()
+        self._rows, self._lock = {}, threading.RLock()  # pid -> (pidfd, value)
 
-    def add(self, process):
+    def add(self, pid, value=True, is_meant=lambda pid: True):
+        with _NewFd(_pidfd_open(pid)) as pidfd:
+            if not is_meant(pid):
+                raise ProcessLookupError(errno.ESRCH, "it is not in the sandbox")
         with self._lock:
-            if len(self._pidfds) >= self.LIMIT:
-                self._forget_the_dead()
-            if process not in self:
-                self._pidfds[process] = _pidfd_open(process)
+            for other in list(self._rows) if len(self._rows) >= self.LIMIT else ():
+                self.get(other)  # closes what has ended
+            self.drop(pid)
+            self._rows[pid] = pidfd, value
 
-    def __contains__(self, pid):
+    def get(self, pid):
+        """None for who is not known, or has ended: the number is free then."""
         with self._lock:
-            pidfd = self._pidfds.get(pid)
+            pidfd, value = self._rows.get(pid, (None, None))
             if pidfd is not None and _is_readable(pidfd):
-                os.close(self._pidfds.pop(pid))
-                return False
-            return pidfd is not None
+                return self.drop(pid)
+            return value
 
-    def _forget_the_dead(self):
-        for pid in list(self._pidfds):
-            pid in self  # noqa: B015 (closes what has ended)
+    def drop(self, pid):
+        with self._lock:
+            if pid in self._rows:
+                os.close(self._rows.pop(pid)[0])
 
     def close(self):
-        while self._pidfds:
-            os.close(self._pidfds.popitem()[1])
+        with self._lock:
+            for pid in list(self._rows):
+                self.drop(pid)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -5081,13 +4976,12 @@ class _Supervisor:
     attendant = None               # the thread of attend()
     ending, reason = False, None
     forked = False                 # there may be more than the first process
-    pad_tid, pad_running, launched = None, False, False
+    pad_tid, launched = None, False
     listener = walker = None
     looker_tid = None
     memory_looked = 0.0            # when, time.monotonic()
     watching = 0                   # how often waits will be looked at still
     capabilities_dropped = False   # by some task, so that each has to be asked for its own
-    holds_interval = False         # of switches between threads
     orphaned = False               # nobody will wait for the end
     error = None                   # text: something else than the program failed
     status = None                  # (exit code, signal)
@@ -5101,7 +4995,9 @@ class _Supervisor:
         # Handlers that neither read the task's memory nor act for it, so that nothing can hold the broker up.
         self.brief = {_on_fork, _on_capset}
         self.scoped = launch.abi >= ABI_SCOPED
-        self.runners = _Runners() if 0 < launch.abi < ABI_SCOPED else None
+        # Below Landlock's ABI 6: who has executed something. A program that cannot be read cannot be looked at;
+        # so it is known by its number from then on. (It cannot fork.)
+        self.runners = _ByProcess() if 0 < launch.abi < ABI_SCOPED else None
         self.writable = [os.path.realpath(path) for path in policy.fs_writable]
         told = policy.fs_readable if self.asked or policy.explain else ()  # it costs a moment
         self.readable = [os.path.realpath(path) for path in told]
@@ -5117,11 +5013,11 @@ class _Supervisor:
         self.lock, self.finished = threading.RLock(), _thread.allocate_lock()
         self.finished.acquire()
         self.finishing = _thread.allocate_lock()  # held by the one thread that is in finish()
+        self.pad_running = _thread.allocate_lock()  # held by the launch pad
         self.host = os.getpid()
         self.continued = {}  # task -> its approved request, which it makes again; see _Exec
         self.backlog = queue.SimpleQueue()  # requests for which the callback has no room yet
         self.unlooked, self.looking = queue.SimpleQueue(), _thread.allocate_lock()  # held by the one who looks
-        self.bound = set()   # inodes of sockets, where the supervisor judges what is bound
         self.denials, self.audits, self.faults = _Kept(), _Kept(), _Kept()
         self.used = {}       # (field, value, path) of what the policy was needed for, in order, if it explains
         self.begun = self.ended = time.monotonic()
@@ -5156,12 +5052,7 @@ class _Supervisor:
         try:
             for path in self.launching.candidates:
                 self._refuse_denied(os.path.join(self.policy.cwd or "", path))
-            self.pad_running = True
-            try:
-                _start_thread(_pad, self.launching, self)
-            except LaunchError:
-                self.pad_running = False
-                raise
+            _start_thread(_pad, self.launching, self, held=self.pad_running)
             self._expect_from_pad("listening")
             poller = _poller(self.listener.fd)
             while not self._answer_launch(poller):
@@ -5286,7 +5177,7 @@ class _Supervisor:
     def _await_pad(self):
         """Its last calls may be trapped: libc opens libgcc for pthread_exit(3)."""
         deadline = time.monotonic() + self.SWEEP_LIMIT_S
-        while self.pad_running or (self.pad_tid and _is_ours(self.pad_tid)):
+        while self.pad_running.locked() or (self.pad_tid and _is_ours(self.pad_tid)):
             if self.listener and self.listener.fd >= 0 and _is_readable(self.listener.fd):
                 request = self.listener.receive()
                 if request is not None:
@@ -5389,9 +5280,6 @@ class _Supervisor:
     # receive, answer: a handler reads it into a _Call -> judge -> (look_for_links) -> (callback) -> settle
     # -> (look_for_owner, find_status) -> (a worker) -> complete: act and reply. Each arrow may change the
     # thread; whatever fails on the way is a refusal.
-
-    def asks(self, family):
-        return family in self.asked
 
     def receive(self):
         request = self.listener.receive()
@@ -5598,43 +5486,37 @@ class _Supervisor:
     def look_for_links(self, call, then):
         """On the supervisor's thread: the call waits until a thread, which may read what is denied to
         the program, has looked beneath the denied directories."""
-        self.unlooked.put((call, then))
-        if self.looking.acquire(False):
+        if not self.looking.locked():
             try:
-                _thread.start_new_thread(self._look_for_links, ())
-            except RuntimeError as e:
-                self.looking.release()
-                self._refuse_unlooked(str(e))
+                _start_thread(self._look_for_links, held=self.looking)
+            except LaunchError as e:
+                return self.refuse_call(call, errno.EACCES, str(e), None)
+        self.unlooked.put((call, then))
 
     def _look_for_links(self):
         self.looker_tid = _begin_thread()
-        while True:
-            why = None
-            try:
-                self.denied.look(lambda: self.ending)
-            except Exception as e:  # whatever it is: nobody is left waiting, and nothing is allowed
-                why = "a denied directory cannot be read: %s" % e
-            waiting = [self.unlooked.get() for _ in range(self.unlooked.qsize())]
-            self.looking.release()
-            for call, then in waiting:
+        try:
+            for call, then in iter(self.unlooked.get, None):
+                why = None
+                try:
+                    if self.denied.has_to_look():
+                        self.denied.look(lambda: self.ending)
+                except Exception as e:  # whatever it is: nobody is left waiting, and nothing is allowed
+                    why = "a denied directory cannot be read: %s" % e
                 if why or self.ending:
                     self.refuse_call(call, errno.EACCES, why or "the run has ended", None)
                 else:
                     self.guarded(then, call)
-            # One that came between the two lines found the lock held, and nobody to start.
-            if self.unlooked.empty() or not self.looking.acquire(False):
-                return
-
-    def _refuse_unlooked(self, why):
-        for _ in range(self.unlooked.qsize()):
-            call, _ = self.unlooked.get()
-            self.refuse_call(call, errno.EACCES, why, None)
+        finally:
+            self.looking.release()
 
     def find_status(self, call):
         try:
             call.umasks = _umasks(call.request.tid)
             if call.family == "truncate":
-                call.size_limit = _size_limit(call.request.tid)
+                limit = rlimit64()  # unlimited is more than any size
+                self.prlimit(call.request.tid, RLIMIT_FSIZE, 0, _address(limit))
+                call.size_limit = limit.rlim_cur
         except OSError as e:
             self.refuse_call(call, errno.EPERM, str(e), None)
         else:
@@ -5668,12 +5550,6 @@ class _Supervisor:
         program; so not on the thread that sees to the end."""
         if threading.get_native_id() != self.attendant or not (call.fds and self.broker.mailbox.post(call.close)):
             call.close()
-
-    def outcome(self, call):
-        """What the rules or the act make of a call that is one part of a syscall: the reply, not
-        yet given, or None as in _perform()."""
-        refusal = self.last_denial(call)
-        return self.refused(call, *refusal) if refusal else self._perform(call, call.act)
 
     def refused(self, call, error, reason, field):
         """The reply to a call that is refused: closed and recorded."""
@@ -5766,21 +5642,10 @@ class _Supervisor:
         if self.status is not None and not self.finishing.locked():
             raise ProcessLookupError(errno.ESRCH, "the sandbox has ended")
         if not self.scoped and self.runners is None:
-            return self._signal_tree(signum, among)
+            tree = dict.fromkeys(_descendants(self.pid) if self.forked else [self.pid], True)
+            return _signal_members([pid for pid in tree if among is None or pid in among], signum, tree)
         pids = _listed_processes() if among is None else among
         return self.broker.call(_signal_members, pids, signum, self.runners)
-
-    def _signal_tree(self, signum, among):
-        found = []
-        for pid in [self.pid] if not self.forked else _descendants(self.pid):
-            if among is not None and pid not in among:
-                continue
-            try:
-                os.kill(pid, signum)
-                found.append(pid)
-            except ProcessLookupError:
-                continue
-        return found
 
     def is_member(self, pid):
         """Whether a pid or thread id is inside. The host's own threads never are, though the
@@ -5799,7 +5664,7 @@ class _Supervisor:
         def is_inside():
             if self.scoped:
                 return _raw(_NR["kill"], pid, 0) == 0
-            return (process > 0 and (process in self.runners or _is_visible(process))
+            return (process > 0 and (self.runners.get(process) or _is_visible(process))
                     and os.path.exists("/proc/%d/task/%d" % (process, pid)))  # it was: it may have ended
         return self.broker.call(lambda: act() if not _is_ours(pid) and is_inside() else otherwise)
 
@@ -5863,18 +5728,15 @@ class _Supervisor:
         _close_streams(left or ())
 
     def _end_threads(self):
+        self.unlooked.put(None)
         _is_free(self.looking, self.SWEEP_LIMIT_S)
         _is_free(self.memory.reader.running, self.SWEEP_LIMIT_S)
-        self._refuse_unlooked("the run has ended")
         if not self.broker.close():
             self.fail("a thread that acted for the program is still blocked")
             self.launching.keep_undumpable()
         if self.callback and self.callback.tid != 0 and not self.callback.close():
             self.fault("the callback did not return; its thread is left to itself")
             self.callback.tid = 0
-        if self.holds_interval:
-            self.holds_interval = False
-            _switch_interval.give_back()
 
     def leave(self, stream):
         """Has a stream closed at the end of the run."""
@@ -5950,7 +5812,7 @@ class _Supervisor:
 
     def _close_launch(self):
         """Lets the launch pad end: everything that it is held by fails from now on."""
-        while self.pad_running and not self.listener:
+        while self.pad_running.locked() and not self.listener:
             time.sleep(0.0005)
         self._close_listener()
         self._await_pad()
@@ -6370,7 +6232,7 @@ class _Unsupervised(_Supervisor):
         fprog = _sock_fprog(launching.filter)
         _call("rt_sigprocmask", SIG_SETMASK, _address(launching.signals.before), 0, 8)
         _run_steps(launching.steps_broker + launching.steps_program + [
-            ("seccomp", "seccomp", (SECCOMP_SET_MODE_FILTER, 0, _address(fprog)))])
+            ("seccomp", "seccomp", (SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(fprog)))])
 
 
 # -- the host's own forks and end, and its terminal ------------------------------------------------
@@ -6600,11 +6462,9 @@ def _verdict_errno(verdict):
     """-> (errno, 0 to allow; whether it is recorded). ValueError for what is no verdict."""
     if verdict is None or verdict is False:
         return 0, False
-    if verdict is True:
-        return errno.EPERM, False
     if isinstance(verdict, str) and verdict == "audit":
         return 0, True
-    if isinstance(verdict, int):
+    if isinstance(verdict, int):  # True is 1, which is EPERM
         number = int.__add__(verdict, 0)  # whatever a class of the callback makes of it
         if -2 <= number <= 4095:
             return {0: 0, -1: errno.EPERM, -2: 0}.get(number, number), number == Verdict.AUDIT
@@ -6668,15 +6528,10 @@ class _DeniedPaths:
             self.names, self.objects, self.above = {}, {}, {}
 
         def enter(self, field, names, links, identities):
-            for name in names | links:
-                if name in links:
-                    self.above.setdefault(name, field)
-                else:
-                    self.names.setdefault(name, field)
-                for folder in _above(name):
-                    self.above.setdefault(folder, field)
-            for identity in identities:
-                self.objects.setdefault(identity, field)
+            above = links.union(*map(_above, names | links))
+            for table, keys in (self.names, names - links), (self.above, above), (self.objects, identities):
+                for key in keys:
+                    table.setdefault(key, field)
 
     def __init__(self, uid, paths=()):
         self.uid, self._mounts = uid, None  # uid: of the program
@@ -6862,7 +6717,7 @@ class PolicyContext:
         self._most = dict(network=network, max_memory=max_memory or 0, max_processes=max_processes)
         self._now = dict(self._most)
         self._restricted = set()
-        self._overrides = {}  # pid -> (pidfd, ranges)
+        self._overrides = _ByProcess()  # pid -> ranges
 
     # -- reading
 
@@ -6944,25 +6799,13 @@ class PolicyContext:
         ranges = _address_ranges("restrict_pid_network", ips)
         _integer("restrict_pid_network", pid)
         try:
-            with _NewFd(_pidfd_open(pid)) as pidfd:
-                if not self._sup.is_member(pid):
-                    raise ProcessLookupError(errno.ESRCH, "it is not in the sandbox")
+            self._overrides.add(pid, ranges, self._sup.is_member)
         except OSError as e:
             raise PolicyFnError("restrict_pid_network: %d: %s" % (pid, e)) from e
-        with self._lock:
-            for other, (ended, _) in list(self._overrides.items()):
-                if other == pid or _is_readable(ended):
-                    self._drop_override(other)
-            self._overrides[pid] = (pidfd, ranges)
 
     def clear_pid_override(self, pid):
         """Back to the list that holds for all."""
-        with self._lock:
-            self._drop_override(pid)
-
-    def _drop_override(self, pid):
-        if pid in self._overrides:
-            os.close(self._overrides.pop(pid)[0])
+        self._overrides.drop(pid)
 
     def deny_path(self, path):
         """Denies a path and all beneath it, on every trapped file call, connect and bind to a socket
@@ -6985,10 +6828,10 @@ class PolicyContext:
         """(errno, reason, field) if the live rules refuse a call, else None. On any thread."""
         if call.address is not None:
             with self._lock:
-                task = call.request.task
                 if not _within(self._now["network"], *call.address):
                     return errno.ECONNREFUSED, "restrict_network", "policy_fn"
-                if not self._permitted_by_override(task.process, call.address):
+                ranges = self._overrides.get(call.request.task.process)
+                if ranges is not None and not _within(ranges, *call.address):
                     return errno.ECONNREFUSED, "restrict_pid_network", "policy_fn"
         denied = self._sup.denied
         if denied and call.event.get("path") is not None:
@@ -7000,25 +6843,13 @@ class PolicyContext:
                     return errno.EACCES, "deny_path" if field == "policy_fn" else field, field
         return None
 
-    def _permitted_by_override(self, process, address):
-        """A pidfd stands for one process for ever: once that has ended, the number is free."""
-        if process not in self._overrides:
-            return True
-        pidfd, ranges = self._overrides[process]
-        if _is_readable(pidfd):
-            self._drop_override(process)
-            return True
-        return _within(ranges, *address)
-
     def _all_seen(self):
         with self._lock:
             return self._sup.denied.seen()
 
     def close(self):
         """At the end of the run, when there is nobody left to be judged."""
-        with self._lock:
-            for pid in list(self._overrides):
-                self._drop_override(pid)
+        self._overrides.close()
 
 
 def _described(error):
@@ -7074,7 +6905,7 @@ class _Callback:
                 call = self._calls.get()
                 if call is None:
                     return
-                if idle and not self._sup.holds_interval:
+                if idle and _switch_interval not in self._sup.launching.settings:
                     self._notice_contention(time.monotonic() - call.submitted)
                 self._judge(call)
                 self._sup.go_on_receiving()
@@ -7088,8 +6919,7 @@ class _Callback:
         much more often as fast as ever."""
         self._contended = self._contended + 4 if waited_s > 2e-3 else max(0, self._contended - 1)
         if self._contended >= 12:
-            self._sup.holds_interval = True
-            _switch_interval.hold()
+            self._sup.launching.hold(_switch_interval)
 
     def _judge(self, call):
         sup, event, error, audited, fault = self._sup, None, errno.EPERM, False, None
@@ -7248,7 +7078,7 @@ class _Launch:
                 if e.errno not in (errno.ENOTTY, errno.EIO, errno.EBADF):  # it was closed
                     raise
 
-    def _hold(self, setting):
+    def hold(self, setting):
         setting.hold()
         self.settings.append(setting)
 
@@ -7273,13 +7103,13 @@ class _Launch:
             if os.geteuid() != 0:
                 raise LaunchError("user", errno.EPERM, detail="only a root host can change ids; "
                                   "run as root or leave user out")
-            self._groups, self.user_ids = (_u32 * len(groups))(*groups), (uid, gid)
+            self.user_ids = uid, gid
             # Real and saved id 0 in the broker: else every process of that user could kill it, and
             # with it the host, or change its limits. The program's are all changed, later.
-            steps += [("user", "setgroups", (len(groups), _address(self._groups))),
+            steps += [("user", "setgroups", (len(groups), (_u32 * len(groups))(*groups))),
                       ("user", "setresgid", (gid, gid, gid)),
                       ("user", "setresuid", (0, uid, 0))]
-            self._hold(_dumpable)
+            self.hold(_dumpable)
         self.steps_broker, self.steps_program = steps, []
         self._capability_steps()
         if self.abi:
@@ -7287,36 +7117,29 @@ class _Launch:
             self.steps_broker.append((name, name, (self.ruleset, 0)))
             self.steps_program.append((name, name, (self.inner_ruleset, 0)))
         if self.policy.cpu_cores is not None:
-            self._mask = ctypes.create_string_buffer(128)
-            for core in self.policy.cpu_cores:
-                self._mask[core // 8] = self._mask.raw[core // 8] | 1 << core % 8
-            self.steps_program.append(
-                ("cpu_cores", "sched_setaffinity", (0, 128, _address(self._mask))))
+            mask = sum(1 << core for core in self.policy.cpu_cores).to_bytes(128, "little")
+            self.steps_program.append(("cpu_cores", "sched_setaffinity", (0, len(mask), mask)))
 
     def _capability_steps(self):
-        self._cap_header, self._cap_data = _capabilities()
-        keep, uid = self._cap_data[1] & _KEPT_CAPABILITIES, self.user_ids[0] if self.user_ids else 0
+        permitted = _capabilities()[1][1]
+        keep, uid = permitted & _KEPT_CAPABILITIES, self.user_ids[0] if self.user_ids else 0
         programs, scope = 0 if uid else keep, _yama_scope()
         if uid:
             # With other real ids than its tasks', the broker reads their memory by CAP_SYS_PTRACE;
             # Landlock keeps that to the sandbox.
-            if not self._cap_data[1] & CAP_SYS_PTRACE:
+            if not permitted & CAP_SYS_PTRACE:
                 raise UnsupportedError("user", "CAP_SYS_PTRACE, for the thread that judges its calls",
                                        "a root without it; in a container: --cap-add SYS_PTRACE")
             keep = CAP_SYS_PTRACE
-        elif scope and self._cap_data[1] & CAP_SYS_PTRACE:
+        elif scope and permitted & CAP_SYS_PTRACE:
             keep |= CAP_SYS_PTRACE
         elif scope == 1:
-            self._hold(_adoption)
-        self._cap_data[:] = [keep, keep, 0, 0, 0, 0]
-        self.steps_broker.append(("capabilities", "capset",
-                                  (_address(self._cap_header), _address(self._cap_data))))
-        self._programs_caps = (_u32 * 6)(programs, programs)
+            self.hold(_adoption)
+        self.steps_broker.append(_leave_capabilities(keep))
         if uid:
             self.steps_program.append(("user", "setresuid", (uid, uid, uid)))
         if keep != programs:
-            self.steps_program.append(
-                ("capabilities", "capset", (_address(self._cap_header), _address(self._programs_caps))))
+            self.steps_program.append(_leave_capabilities(programs))
 
     def _spawn_arguments(self):
         """posix_spawn(3): its objects are opaque, at most 336 bytes in glibc and musl."""
@@ -7469,12 +7292,12 @@ def _pad(launch, supervisor):
     except BaseException as e:
         tell(("failed", LaunchError("launch pad", detail=repr(e))))
     finally:
-        supervisor.pad_running = False
+        supervisor.pad_running.release()
 
 
 def _run_steps(steps):
     for stage, name, args in steps:
-        result = _raw(_NR[name], *args)
+        result = _slow(_NR[name], *args)
         if result < 0:
             raise LaunchError(stage, -result)
 
@@ -8082,14 +7905,11 @@ def confine(policy):
     program = _static_filter(policy)
     ruleset, missing = _landlock_ruleset(_landlock_rules(policy, abi)) if abi else (None, ())
     try:
-        header, data = _capabilities()
-        keep = data[1] & _KEPT_CAPABILITIES
-        data[:] = [keep, keep, 0, 0, 0, 0]
         fprog = _sock_fprog(program)
         _run_steps([("no_new_privs", "prctl", (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
-                    ("capabilities", "capset", (_address(header), _address(data)))]
+                    _leave_capabilities(_capabilities()[1][1] & _KEPT_CAPABILITIES)]
                    + [("landlock_restrict_self", "landlock_restrict_self", (ruleset, 0))] * bool(abi)
-                   + [("seccomp", "seccomp", (SECCOMP_SET_MODE_FILTER, 0, _address(fprog)))])
+                   + [("seccomp", "seccomp", (SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(fprog)))])
     finally:
         if ruleset is not None:
             os.close(ruleset)
@@ -8100,52 +7920,38 @@ def confine(policy):
 # 16  Command line
 # ------------------------------------------------------------------------------------------------
 
-_RUN_OPTIONS = (  # flags, policy field (or None), argparse settings
-    (("-r", "--readable"), "fs_readable", dict(action="append", metavar="PATH",
-     help="may be read and executed beneath, e.g. -r /opt/tool")),
-    (("-w", "--writable"), "fs_writable", dict(action="append", metavar="PATH",
-     help="may be written beneath too, e.g. -w /tmp/work")),
-    (("--deny",), "fs_denied", dict(action="append", metavar="PATH",
-     help="carved out of both, e.g. --deny ~/.ssh")),
-    (("--net-allow",), "net_allow", dict(action="append", metavar="ENDPOINT",
-     help="may be connected to, e.g. --net-allow api.example.org:443")),
-    (("--net-deny",), "net_deny", dict(action="append", metavar="ENDPOINT",
-     help="all but these may be connected to, e.g. --net-deny 10.0.0.0/8")),
-    (("--bind",), "net_allow_bind", dict(action="append", metavar="PORT",
-     help='TCP port that may be bound, e.g. --bind 8080, --bind 8000-8999, --bind "*"')),
-    (("-m", "--max-memory"), "max_memory", dict(metavar="SIZE",
-     help="memory of all processes, e.g. -m 512M")),
-    (("-P", "--max-processes"), "max_processes", dict(type=int, metavar="N",
-     help="processes at once, e.g. -P 20 (default 64)")),
-    (("-t", "--timeout"), None, dict(type=float, metavar="SECONDS",
-     help="kill the sandbox then, exit status 124; e.g. -t 30")),
-    (("--cwd",), "cwd", dict(metavar="DIR", help="working directory, e.g. --cwd /tmp/work")),
-    (("--env",), "env", dict(action="append", metavar="K=V", help="set a variable, e.g. --env LANG=C")),
-    (("--clean-env",), "clean_env", dict(action="store_true", default=None,
-     help="start from PATH HOME USER TERM LANG alone, e.g. --clean-env --env TOKEN=x")),
-    (("--user",), "user", dict(metavar="USER",
-     help='name, uid or "uid:gid", e.g. --user nobody; needs root')),
-    (("--system",), None, dict(action="store_true",
-     help="make readable what an ordinary program needs, e.g. --system -- ls: " + " ".join(SYSTEM_PATHS))),
-    (("--policy-fn",), "policy_fn", dict(metavar="FILE.py:NAME",
-     help="function (event, ctx) -> verdict that watches the program, e.g. --policy-fn watch.py:judge")),
-    (("--events",), "policy_events", dict(metavar="A,B",
-     help="events that it and --trace get, e.g. --events network,execve")),
-    (("--best-effort",), "best_effort", dict(action="store_true", default=None,
-     help="run with the protections that this kernel has, and name the others, e.g. on Linux 5.10")),
-    (("--profile",), None, dict(metavar="FILE",
-     help="begin with the policy of a JSON file; flags add to it, e.g. --profile build.json -m 1G")),
-    (("--learn",), None, dict(metavar="FILE",
-     help="write the smallest policy that allows what the run used, e.g. --learn build.json -r / -w .")),
-    (("--explain",), "explain", dict(action="store_true", default=None,
-     help="end with what was refused, by the kernel too, and the flag that allows each, e.g. --explain -- make")),
-    (("--trace",), None, dict(action="store_true",
-     help="print events on standard error as they happen, e.g. --trace --events execve")),
-    (("--trace-file",), None, dict(metavar="FILE", help="append them to a file, e.g. --trace-file trace.log")),
-    (("-v", "--verbose"), None, dict(action="store_true",
-     help="end with what the supervisor denied, and the flag that allows each, e.g. -v -- make")),
+_RUN_OPTIONS = (  # flags, policy field (or None), what follows them (see _parser), help
+    (("-r", "--readable"), "fs_readable", "PATH", "may be read and executed beneath, e.g. -r /opt/tool"),
+    (("-w", "--writable"), "fs_writable", "PATH", "may be written beneath too, e.g. -w /tmp/work"),
+    (("--deny",), "fs_denied", "PATH", "carved out of both, e.g. --deny ~/.ssh"),
+    (("--net-allow",), "net_allow", "ENDPOINT", "may be connected to, e.g. --net-allow api.example.org:443"),
+    (("--net-deny",), "net_deny", "ENDPOINT", "all but these may be connected to, e.g. --net-deny 10.0.0.0/8"),
+    (("--bind",), "net_allow_bind", "PORT", 'TCP port that may be bound, e.g. --bind 8080, --bind 8000-8999, --bind "*"'),
+    (("-m", "--max-memory"), "max_memory", "SIZE", "memory of all processes, e.g. -m 512M"),
+    (("-P", "--max-processes"), "max_processes", "N", "processes at once, e.g. -P 20 (default 64)"),
+    (("-t", "--timeout"), None, "SECONDS", "kill the sandbox then, exit status 124; e.g. -t 30"),
+    (("--cwd",), "cwd", "DIR", "working directory, e.g. --cwd /tmp/work"),
+    (("--env",), "env", "K=V", "set a variable, e.g. --env LANG=C"),
+    (("--clean-env",), "clean_env", None, "start from PATH HOME USER TERM LANG alone, e.g. --clean-env --env TOKEN=x"),
+    (("--user",), "user", "USER", 'name, uid or "uid:gid", e.g. --user nobody; needs root'),
+    (("--system",), None, None,
+     "make readable what an ordinary program needs, e.g. --system -- ls: " + " ".join(SYSTEM_PATHS)),
+    (("--policy-fn",), "policy_fn", "FILE.py:NAME",
+     "function (event, ctx) -> verdict that watches the program, e.g. --policy-fn watch.py:judge"),
+    (("--events",), "policy_events", "A,B", "events that it and --trace get, e.g. --events network,execve"),
+    (("--best-effort",), "best_effort", None,
+     "run with the protections that this kernel has, and name the others, e.g. on Linux 5.10"),
+    (("--profile",), None, "FILE", "begin with the policy of a JSON file; flags add to it, e.g. --profile build.json -m 1G"),
+    (("--learn",), None, "FILE",
+     "write the smallest policy that allows what the run used, e.g. --learn build.json -r / -w ."),
+    (("--explain",), "explain", None,
+     "end with what was refused, by the kernel too, and the flag that allows each, e.g. --explain -- make"),
+    (("--trace",), None, None, "print events on standard error as they happen, e.g. --trace --events execve"),
+    (("--trace-file",), None, "FILE", "append them to a file, e.g. --trace-file trace.log"),
+    (("-v", "--verbose"), None, None,
+     "end with what the supervisor denied, and the flag that allows each, e.g. -v -- make"),
 )
-_FIELD_FLAGS = {field: flags[0] for flags, field, _ in _RUN_OPTIONS if field}
+_FIELD_FLAGS = {field: flags[0] for flags, field, *_ in _RUN_OPTIONS if field}
 _REMEDIES = {"fs_denied": "--deny names it", "policy_fn": "the callback says so"}
 
 
@@ -8160,9 +7966,11 @@ def _parser():
     commands = parser.add_subparsers(dest="command", metavar="run|check")
     run = commands.add_parser("run", help="run a command in a sandbox, e.g. run --system -- ls",
                               usage="sandlock run [options] -- COMMAND...")
-    for flags, field, settings in _RUN_OPTIONS:
-        run.add_argument(*flags, dest=field, **settings) if field else \
-            run.add_argument(*flags, **settings)
+    kinds = {None: dict(action="store_true", default=None), "N": dict(type=int), "SECONDS": dict(type=float),
+             **dict.fromkeys(("PATH", "ENDPOINT", "PORT", "K=V"), dict(action="append"))}
+    for flags, field, metavar, text in _RUN_OPTIONS:
+        run.add_argument(*flags, help=text, **{"dest": field} if field else {}, **{"metavar": metavar} if metavar else {},
+                         **kinds.get(metavar, {}))
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
     commands.add_parser("check", help="what this kernel can enforce; exit status 1 if not everything")
     return parser, run
@@ -8170,7 +7978,7 @@ def _parser():
 
 def _run_policy(options, fail):
     """The Policy of parsed options; `fail` says what is wrong and exits."""
-    fields = {field: getattr(options, field) for _, field, _ in _RUN_OPTIONS if field}
+    fields = {field: getattr(options, field) for _, field, *_ in _RUN_OPTIONS if field}
     fields = {name: value for name, value in fields.items() if value is not None}
     if options.system:
         fields["fs_readable"] = list(SYSTEM_PATHS) + fields.get("fs_readable", [])

@@ -449,10 +449,10 @@ def test_on_a_terminal_it_is_coloured_and_long_runs_are_counted(tmp_path):
 # -- help and check --------------------------------------------------------------------------------
 
 def test_every_flag_has_a_line_of_help_with_an_example():
-    for names, _, settings in sandlock._RUN_OPTIONS:
-        assert "e.g. " in settings["help"] and any(name in settings["help"].split("e.g. ")[1] for name in names) or "--best-effort" in names, names
+    for names, *_, shown in sandlock._RUN_OPTIONS:
+        assert "e.g. " in shown and any(name in shown.split("e.g. ")[1] for name in names) or "--best-effort" in names, names
     text = cli("run", "--help").stdout.decode()
-    assert all(name in text for names, _, _ in sandlock._RUN_OPTIONS for name in names)
+    assert all(name in text for names, *_ in sandlock._RUN_OPTIONS for name in names)
 
 
 def test_check_tells_what_a_container_took_away():

@@ -398,7 +398,8 @@ HIDERS = r"""
 #include <sys/mman.h>
 #include <unistd.h>
 int main(int n, char **a) {
-    static char block[1 << 20]; long mib = atol(a[2]); setbuf(stdout, 0); usleep(500000);
+    static char block[1 << 20]; long mib = atol(a[2]); setbuf(stdout, 0);
+    if (n > 3) read(0, block, 1); else usleep(500000);
     for (long i = 0; i < mib; i++) {
         if (*a[1] == 'p') {                      /* files in memory that are mapped privately, and closed */
             int fd = memfd_create("x", 0); if (write(fd, block, sizeof block) != sizeof block) return 1;
@@ -421,9 +422,10 @@ def test_memory_files_that_hide_count(how):
     assert Sandbox(max_memory="300M", **fields).run([payload, how, "100"], timeout=60).stdout == b"held\n"
     killed = Sandbox(max_memory="40M", **fields).run([payload, how, "100"], timeout=60)
     assert killed.exit_code == -9 and killed.denials[-1].field == "max_memory", killed
-    live = Sandbox(**fields).popen([payload, how, "100"], stdout=1)  # where nothing was trapped until the limit came
+    live = Sandbox(**fields).popen([payload, how, "100", "wait"], stdin=1, stdout=1)  # where nothing was trapped until the limit came
     with live:
         live.policy.restrict_max_memory(40 << 20)
+        live.stdin.write(b"x")
         assert live.wait(timeout=60).stdout == b""
 
 

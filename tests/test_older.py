@@ -143,7 +143,7 @@ def test_a_thread_that_has_ended_lends_its_number_to_nobody(tmp_path, monkeypatc
         with box(tmp_path).popen(["sh", "-c", "sh -c 'echo; sleep 100; :'; :"], stdout=1) as process:
             process.stdout.read(1)
             supervisor, inside, status = process._supervisor, process.processes(), sandlock._task_status
-            known = next(pid for pid in inside if supervisor.runners is None or pid in supervisor.runners)
+            known = next(pid for pid in inside if supervisor.runners is None or supervisor.runners.get(pid))
             monkeypatch.setattr(sandlock, "_task_status", lambda tid: status(known if tid in (other.pid, os.getpid()) else tid))
             assert [supervisor.if_member(pid, lambda: "done", "outside") for pid in [other.pid, os.getpid(), *inside]] == ["outside"] * 2 + ["done"] * len(inside)
     finally:

@@ -50,7 +50,7 @@ def settled(before):
 def host(code, *flags, python=sys.executable, env=None, around=(), stdin=None):
     """Output of a host that has the file's folder in its path."""
     text = "import sys; sys.path.insert(0, %r)\n" % REPO + STANDARD + textwrap.dedent(code)
-    done = subprocess.run([*around, python, *flags, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=stdin, env=env, timeout=120)
+    done = subprocess.run([*around, python, *flags, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=stdin, env=env, timeout=400 if THIN >= 100 else 120)
     return done.stdout.decode()
 
 

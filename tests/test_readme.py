@@ -70,7 +70,7 @@ def test_recipe(folder, title, language, code):
 def test_there_are_ten_and_each_flag_and_field_of_the_text_exists():
     import sandlock
     assert len({title for title, _, _ in BLOCKS}) == 10
-    flags = {name for names, _, _ in sandlock._RUN_OPTIONS for name in names}
+    flags = {name for names, *_ in sandlock._RUN_OPTIONS for name in names}
     assert set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", TEXT)) - {"--version", "--cap-add", "--help"} <= flags
     for name in re.findall(r"`((?:fs|net|max|extra|policy)_\w+)`", TEXT):
         assert name in sandlock.Policy._fields, name

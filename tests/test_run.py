@@ -12,7 +12,7 @@ import pytest
 
 import sandlock
 from sandlock import ExitReason, LaunchError, Sandbox, StdioMode, SYSTEM_PATHS
-from support import ROOT, rounds, box, clean, compiled, eventually, exists, python, requires_abi, requires_root, snapshot
+from support import ROOT, THIN, rounds, box, clean, compiled, eventually, exists, python, requires_abi, requires_root, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -161,7 +161,7 @@ time.sleep(0.3)
 """ % sandlock._NR["exit"]
 
 
-@pytest.mark.parametrize("extra,timeout", [((), None), (("stay",), 0.5)])
+@pytest.mark.parametrize("extra,timeout", [((), None), (("stay",), 8 if THIN >= 100 else 0.5)])
 def test_daemons_are_gone_at_the_end(extra, timeout):
     outside = subprocess.run(python(DAEMON), stdout=subprocess.PIPE)
     left = int(outside.stdout)
@@ -345,8 +345,8 @@ def test_a_signal_handler_may_fork_while_the_host_forks():
             "def fork(at):\n    pid = os.fork()\n    if pid == 0: os._exit(0)\n    os.waitpid(pid, 0); count[at] += 1\n"
             "def again(*args):\n    fork(1); signal.setitimer(signal.ITIMER_REAL, 0.0003)\n"
             "signal.signal(signal.SIGALRM, again); signal.setitimer(signal.ITIMER_REAL, 0.0003)\n"
-            "end = time.monotonic() + 1.5\nwhile time.monotonic() < end: fork(0)\n"
-            "signal.signal(signal.SIGALRM, signal.SIG_IGN); assert min(count) > 5, count" % REPO)
+            "end = time.monotonic() + %g\nwhile time.monotonic() < end: fork(0)\n"
+            "signal.signal(signal.SIGALRM, signal.SIG_IGN); assert min(count) > 5, count" % (REPO, 15 if THIN >= 100 else 1.5))
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 0
 
 
@@ -364,7 +364,7 @@ def test_cwd_where_libc_cannot_change_it(monkeypatch, tmp_path):
 
 
 def test_who_polls_gets_an_end_although_the_status_is_lost(monkeypatch):
-    monkeypatch.setattr(sandlock, "_reap", lambda pid, pidfd: (os.waitpid(pid, 0) and None, -1))
+    monkeypatch.setattr(sandlock, "_reap", lambda pidfd: (os.waitid(3, pidfd, os.WEXITED) and None, -1))
     with box().popen(["true"]) as process:
         assert eventually(lambda: process.poll() is not None, 5) and process.returncode == 125
         assert "taken by another waiter" in process.wait().error
@@ -614,12 +614,12 @@ def test_the_number_of_the_pumps_thread_is_anothers_by_now(monkeypatch):
         self.tid = other.native_id
         return end(self)
     monkeypatch.setattr(sandlock._Pump, "end", ended)
-    result = box().run(["echo", "x"], timeout=60)
+    result = box().run(["sh", "-c", "echo x; exec sleep 1"], timeout=60)
     assert result.stdout == b"x\n" and asked[0] and other.is_alive()
     stop.set()
 
 
-def test_a_broker_that_waits_costs_its_patience_once():
+def test_a_broker_that_waits_holds_nobody_up():
     code = "import os, socket, time\nsocket.socket().connect_ex(('127.0.0.1', 9)); print('now', flush=True)\ntime.sleep(100)"
     with Sandbox(fs_readable=SYSTEM_PATHS, net_allow=["127.0.0.1:9"]).popen([sys.executable, "-S", "-c", code], stdout=1) as process:
         assert process.stdout.readline() == b"now\n"
@@ -628,9 +628,9 @@ def test_a_broker_that_waits_costs_its_patience_once():
         assert held.wait(30)
         begun = time.monotonic()
         assert [process.processes() for _ in range(40)] == [[process.pid]] * 40
-        assert time.monotonic() - begun < 40 * broker.STUCK_S / 2
+        assert time.monotonic() - begun < 10  # each half a second longer, once
         let_go.set()
-        assert eventually(lambda: process.processes() == [process.pid] and not broker._stuck)
+        assert eventually(lambda: broker.tid and process.processes() == [process.pid])
 
 
 def test_a_supervisor_that_fails_again_and_again_ends_the_run(monkeypatch):
