@@ -173,8 +173,8 @@ def test_paths_that_flip(tmp_path, call, peer, monkeypatch):
     assert eventually(lambda: clean(before))
     if peer == "thread" and call != "dirfd":
         naive(monkeypatch)
-        for _ in range(5):
-            through, hits = map(int, Sandbox(**fields).run([payload, peer, call, str(5 * count)], timeout=100).stdout.split() or (0, 0))
+        for _ in range(25):
+            through, hits = map(int, Sandbox(**fields).run([payload, peer, call, str(count)], timeout=100).stdout.split() or (0, 0))
             if hits or state() != was:
                 return
         pytest.fail("the payload does not win even where nothing holds it")
