@@ -1341,7 +1341,7 @@ def _memfd(name, flags):
 
 
 class _Mount(_Record):
-    """`kind` of filesystem, mount `point`, `options` of its own, `device` as "major:minor", and the
+    """`kind` of filesystem, mount `point`, `options` of mount and filesystem, `device` as "major:minor", and the
     directory of that device which is mounted, its `root`. All bytes."""
     _fields = dict(kind=b"", point=b"", options=b"", device=b"", root=b"")
 
@@ -1351,7 +1351,7 @@ def _mounts():
     with open("/proc/self/mountinfo", "rb") as file:
         rows = [line.split() for line in file]
     return [_Mount(kind=row[row.index(b"-") + 1].split(b".")[0], point=_unescape(row[4]),
-                   options=row[-1], device=row[2], root=_unescape(row[3])) for row in rows]
+                   options=row[5] + b"," + row[-1], device=row[2], root=_unescape(row[3])) for row in rows]
 
 
 def _unescape(text):
@@ -2628,8 +2628,13 @@ def _on_pidfd_signal(sup, request):
         os.close(pidfd)  # here: of a pipe the last one waits for whoever holds its lock
         return _refuse(errno.EBADF)
 
+    call = _Call(request, None, None, fds=[pidfd])
+    if not sup.held.take(call):  # so that it is closed wherever it waits when the run ends
+        call.close()
+        return _refuse(errno.EAGAIN)
+
     def send():
-        with _Fd(pidfd):
+        try:
             sup.listener.check(request)
             with open("/proc/self/fdinfo/%d" % pidfd, "rb") as file:
                 rows = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
@@ -2639,9 +2644,11 @@ def _on_pidfd_signal(sup, request):
             if not sup.is_member(pid):
                 return _refuse(errno.EPERM)
             return _reply(_raw(_NR["pidfd_send_signal"], pidfd, signum & 0xffffffff, 0, 0))
+        finally:
+            call.close()
     reply = sup.on_supervisor(request, send)
     if reply is not None:
-        os.close(pidfd)
+        call.close()
     return reply
 
 
@@ -3693,9 +3700,10 @@ class _Opening(_Path):
         whether the kernel refuses it. O_NONBLOCK: a lease would make us wait for its holder."""
         if self.flags & os.O_TRUNC:
             self._on_worker(fd)  # waits for whoever writes
-        elif "openat" in self.sup.asked:
+        elif "openat" in self.sup.asked and not self.sup.last_denial(self.call):
             self._open_regular(fd, path)
-        else:
+        else:  # what is denied is not even opened
+            self._foretell()
             self.call.act = lambda: self._open_regular(fd, path) or (
                 self.sup.broker.dispatch(self.sup, self.call) if self.call.where == _WORKER else self.call.act())
 
@@ -4194,7 +4202,7 @@ def _on_exec(sup, request):
     if sup.ending:
         return _refuse(errno.EPERM)
     if sup.runners is not None and not sup.runners.get(request.task.process):
-        sup.runners.add(request.task.process)
+        sup.runners.add(request.task.process, is_meant=lambda pid: sup.listener.check(request) is None)
     asked = "execve" in sup.asked
     if not (asked or sup.denied or sup.policy.explain):
         return _CONTINUE
@@ -4254,8 +4262,12 @@ class _Exec:
     def _expect(self, fd, shown, argv):
         """What the task will be after the exec: the file that runs and its command line. A script
         is its interpreter's argument; binfmt_script.c, execve(2)."""
-        paths = [os.fsencode(self.call.event["path"])]
+        paths, words, loader = [os.fsencode(self.call.event["path"])], [], None
         for _ in range(self.MAX_INTERPRETERS + 1):
+            refusal = self.sup.denial(self.call)
+            if refusal and refusal[2] == "fs_denied":  # which stays so: it is not even opened
+                self.call.refusal = refusal
+                break
             words, loader, readable = self._interpreters(fd)
             if not readable and self.sup.denied:
                 raise OSError(errno.EACCES, "a program that cannot be read")
@@ -4270,7 +4282,7 @@ class _Exec:
         if loader and self._look_again(loader, paths) >= 0:
             self.expected_loader = self.call.identities[-1]
         self.expected_paths = {os.fsdecode(path) for path in paths}
-        self.call.paths = tuple(os.fsdecode(path) for path in paths[1:])
+        self.call.paths, self.call.above = tuple(os.fsdecode(path) for path in paths[1:]), None  # those of all, then
         self.call.needs = tuple(("fs_readable", os.fsdecode(path)) for path in paths)
 
     def _look_again(self, name, paths):
@@ -4875,8 +4887,8 @@ def _signal_members(pids, signum, runners=None):
             pidfd = _pidfd_open(pid)
         except ProcessLookupError:
             continue  # it ended
-        except OSError:  # no descriptor is left: the domain still bounds what a number can mean
-            if runners is None and _raw(_NR["kill"], pid, signum) == 0:
+        except OSError:  # no descriptor is left: the domain, if there is one, still bounds what a number can mean
+            if not isinstance(runners, _ByProcess) and _raw(_NR["kill"], pid, signum) == 0:
                 members.append(pid)
             continue
         with _Fd(pidfd):
@@ -5169,8 +5181,10 @@ class _Supervisor:
 
     def _breathe(self):
         if _spawn_lock.acquire(False):  # else a handler that forks would wait for what we have to answer
-            _spawn_lock.release()
-            self.launching.signals.breathe()
+            try:
+                self.launching.signals.breathe()
+            finally:
+                _spawn_lock.release()
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TimeoutError(errno.ETIMEDOUT, "the launch took too long")
 
@@ -5431,11 +5445,11 @@ class _Supervisor:
         asked = call.family in self.asked or call.silent
         if self.denied:
             call.look_closer(self)
-        if call.linked and self.denied.has_to_look():
-            self.mailbox.post(lambda: self.look_for_links(call, self.judge))
-        elif (asked or call.fds) and not self.held.take(call):
+        if (asked or call.fds) and not self.held.take(call):
             self.fault("%s: too many calls wait already" % call.told_as)
             self.refuse_call(call, errno.EAGAIN, "too many calls wait", None)
+        elif call.linked and self.denied.has_to_look():
+            self.mailbox.post(lambda: self.look_for_links(call, self.judge))
         elif asked:
             self.callback.submit(call)
         else:
@@ -5494,8 +5508,8 @@ class _Supervisor:
         self.unlooked.put((call, then))
 
     def _look_for_links(self):
-        self.looker_tid = _begin_thread()
         try:
+            self.looker_tid = _begin_thread()
             for call, then in iter(self.unlooked.get, None):
                 why = None
                 try:
@@ -5859,14 +5873,17 @@ class _Supervisor:
         self.release()
         if self.listener:
             self.listener.fd = -1  # closed as one of _host_only, like the death pipe
-        self.mailbox.forget()
-        self.broker.mailbox.forget()
+        for thing in self.mailbox, self.broker.mailbox, self.memory:
+            thing.forget()
         self.launching.lasting_fds = []
         self.launching.close()
         self.launching.finish()
 
 
 # -- memory of them all ----------------------------------------------------------------------------
+
+_MEMORY_FILESYSTEMS = frozenset((b"tmpfs", b"devtmpfs", b"ramfs"))
+
 
 class _Memory:
     """What the whole sandbox uses, in the kernel's own figures. On threads that are not confined.
@@ -5897,7 +5914,8 @@ class _Memory:
         writable = self._sup.writable if self._sup.policy.max_memory is not None else ()
         for mount in _mounts() if writable else ():
             point = os.fsdecode(mount.point)
-            if mount.kind == b"tmpfs" and any(_is_beneath(point, path) or _is_beneath(path, point) for path in writable):
+            if mount.kind in _MEMORY_FILESYSTEMS and b"ro" not in mount.options.split(b",") and any(
+                    _is_beneath(point, path) or _is_beneath(path, point) for path in writable):
                 try:
                     fd = _high_fd(os.open(point, O_PATH | os.O_CLOEXEC))
                 except (FileNotFoundError, NotADirectoryError):
@@ -5906,15 +5924,26 @@ class _Memory:
                     if _is_hidden(point, self._sup.denied.uid):
                         raise LaunchError("max_memory", e.errno, point, "a tmpfs that cannot be looked at") from e
                     continue  # nobody inside can come there either
-                device = os.fstat(fd).st_dev
-                if device in self._tmpfs or mount.device != b"%d:%d" % (os.major(device), os.minor(device)):
-                    os.close(fd)
-                else:
+                with _NewFd(fd):
+                    device = os.fstat(fd).st_dev
+                    is_it = mount.device == b"%d:%d" % (os.major(device), os.minor(device))
+                    if is_it and not os.statvfs(fd).f_blocks:  # nobody can tell how much is in it
+                        self._sup.launching.leave_out(
+                            "max_memory", "a size of its own for the file system in memory on %s" % point)
+                if is_it and device not in self._tmpfs:
                     self._tmpfs[device] = fd, self._used(fd)
+                else:
+                    os.close(fd)
 
     def close(self):
-        while self._tmpfs:
-            os.close(self._tmpfs.popitem()[1][0])
+        with self._lock:  # a thread of the host may be looking
+            while self._tmpfs:
+                os.close(self._tmpfs.popitem()[1][0])
+
+    def forget(self):
+        """In a forked child, where another thread may have held the lock at the fork."""
+        self._lock = threading.RLock()
+        self.close()
 
     def limit(self):
         return self._sup.context.max_memory()
@@ -6271,6 +6300,8 @@ def _end_all():
     for supervisor in list(_live):
         supervisor.kill(ExitReason.KILLED)
     for supervisor in list(_live):
+        if supervisor.orphaned and supervisor.tid is None:  # there was no thread for it
+            supervisor.abandon()
         _is_free(supervisor.finished, supervisor.SWEEP_LIMIT_S)
 
 
@@ -7082,6 +7113,12 @@ class _Launch:
         setting.hold()
         self.settings.append(setting)
 
+    def leave_out(self, feature, needed):
+        """UnsupportedError, but for best_effort."""
+        if not self.policy.best_effort:
+            raise UnsupportedError(feature, needed + ", or best_effort", "none")
+        self.unenforced += ("%s without %s" % (feature, needed),)
+
     def keep_undumpable(self):
         """For good: a thread with other ids lives on."""
         self.settings = [setting for setting in self.settings if setting is not _dumpable]
@@ -7746,7 +7783,7 @@ class Process:
                 with _SignalsBlocked():  # for the new thread
                     _thread.start_new_thread(supervisor.abandon, ())
             except RuntimeError:
-                pass  # killed all the same; the rest is done at the host's exit
+                pass  # killed all the same; the rest is done at the host's exit: _end_all
         if self._pump:
             self._pump.abandon()
         for stream in (self.stdin, self.stdout, self.stderr):
@@ -7812,7 +7849,7 @@ class Process:
 
     def _due_ms(self, deadline):
         """Does what is due on this thread; -> milliseconds until it has to be asked again, or None."""
-        pauses = [_remaining_ms(deadline)]
+        pauses = []
         if not self._threaded:
             try:
                 pauses.append(self._supervisor.attend())
@@ -7822,6 +7859,7 @@ class Process:
         if self._supervisor.launching.terminal is not None:
             self._follow_job_control()
             pauses.append(50)
+        pauses.append(_remaining_ms(deadline))  # now: the others may have taken long
         return min((pause for pause in pauses if pause is not None), default=None)
 
     def _drain(self):

@@ -331,10 +331,18 @@ def test_what_grows_while_nobody_can_look_counts(how, monkeypatch, tmp_path):
 MOVED_TMPFS = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
+import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
 top = sys.argv[2]
 os.makedirs(top + "/p/t")
 if os.system("mount -t tmpfs none %s/p/t" % top): print("skip"); sys.exit()
+os.makedirs(top + "/n")
+for kind in "ramfs", "tmpfs -o size=0":  # of which nobody can tell how much is in them
+    os.system("mount -t %s none %s/n" % (kind, top))
+    for fields in dict(), dict(best_effort=True):
+        try: print(len(Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[top], max_memory="60M", **fields).run(["true"]).unenforced))
+        except sandlock.UnsupportedError as e: print(e.feature)
+    os.system("umount %s/n" % top)
 code = (
     "import os, time\\nif %r == 'moved': os.rename('p', 'q'); os.mkdir('p'); os.symlink('/proc', 'p/t')\\n"
     "file = open('q/t/x' if os.path.exists('q') else 'p/t/x', 'wb')\\n"
@@ -355,7 +363,7 @@ def test_a_tmpfs_counts_wherever_its_path_is_moved_to(tmp_path):
                           str(tmp_path)], stdout=subprocess.PIPE, timeout=120).stdout.decode()
     if out == "skip\n":
         pytest.skip("needs mount(2)")
-    assert out == "-9  \n-9  \n"
+    assert out == "max_memory\n1\n" * 2 + "-9  \n-9  \n"
 
 
 TABLES = """

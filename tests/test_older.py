@@ -149,3 +149,51 @@ def test_a_thread_that_has_ended_lends_its_number_to_nobody(tmp_path, monkeypatc
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_number_that_is_anothers_by_now_is_nobodys_of_the_sandbox():
+    """An exec whose task has died while it waited to be received: its number may be a process of the host's."""
+    import types
+    outside = subprocess.Popen(["sleep", "60"])
+
+    class Listener:
+        over = True
+
+        def check(self, request):
+            if self.over:
+                raise ProcessLookupError(2, "it does not wait any more")
+    sup = types.SimpleNamespace(ending=False, runners=sandlock._ByProcess(), listener=Listener(), asked=(), denied=False, policy=sandlock.Policy())
+    request = sandlock._Request(1, outside.pid, sandlock._NR["execve"], [0] * 6)
+    request.task = sandlock._Task(outside.pid, outside.pid, 0)
+    try:
+        with pytest.raises(ProcessLookupError):
+            sandlock._on_exec(sup, request)
+        assert sup.runners.get(outside.pid) is None
+        sup.listener.over = False
+        assert sandlock._on_exec(sup, request) == sandlock._CONTINUE and sup.runners.get(outside.pid)  # the control
+    finally:
+        sup.runners.close()
+        outside.kill()
+        outside.wait()
+
+
+PIDFD_SIGNALS = """
+import ctypes, os, threading, time
+libc, fd = ctypes.CDLL(None), os.pidfd_open(os.getpid())
+def go(*args):
+    while True: libc.syscall(*args)
+for i in range(12): threading.Thread(target=go, args=(424, fd, 0, None, 0), daemon=True).start()
+threading.Thread(target=go, args=(NR, 0, 0), daemon=True).start()
+time.sleep(100)
+""".replace("NR", str(sandlock._NR["kill"]))
+
+
+@requires_abi(1)
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs os.pidfd_open (Python 3.9)")
+def test_descriptors_of_signals_that_wait_are_closed_with_the_run(monkeypatch):
+    from support import box, clean, eventually, snapshot
+    found, before = sandlock.landlock_abi_version(), snapshot()
+    monkeypatch.setattr(sandlock, "landlock_abi_version", lambda: min(found, 5))
+    for _ in range(1 if THIN else 4):
+        result = box().run([sys.executable, "-I", "-S", "-c", PIDFD_SIGNALS], timeout=8 if THIN >= 100 else 0.5)
+        assert result.reason == sandlock.ExitReason.TIMEOUT and eventually(lambda: clean(before)), (before, snapshot())

@@ -946,3 +946,38 @@ def test_the_kernel_writes_no_core_into_a_denied_place(tmp_path):
         assert os.listdir(tmp_path) != []
     finally:
         resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+def test_calls_that_wait_for_a_look_are_counted(tmp_path, monkeypatch):
+    """So that their descriptors are bounded, and closed when the run ends."""
+    (tmp_path / "den").mkdir()
+    (tmp_path / "f").write_text("x")
+    os.link(tmp_path / "f", tmp_path / "l")
+    waited, look = [], sandlock._Supervisor.look_for_links
+    monkeypatch.setattr(sandlock._Supervisor, "look_for_links", lambda self, call, then: (waited.append(call.held is not None), look(self, call, then)))
+    assert attempts("print(ok(opened, 'l', 0))", tmp_path, fs_denied=[tmp_path / "den"]) == ["ok"]
+    assert waited == [True]
+
+
+@pytest.mark.parametrize("how", ["open", "open, watched", "exec", "exec, watched", "a script's interpreter"])
+def test_what_is_denied_is_not_even_opened(tmp_path, how):
+    """Closing it again would free the host's POSIX locks on it; fcntl(2)."""
+    import fcntl
+    import shutil
+    secret = tmp_path / "secret"
+    shutil.copy("/bin/true", secret)
+    (tmp_path / "script").write_text("#!%s\n" % secret)
+    (tmp_path / "script").chmod(0o755)
+    ask = "import fcntl\ntry: fcntl.lockf(open(%r, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB); print('free')\nexcept OSError: print('locked')" % str(secret)
+
+    def lock():
+        return subprocess.run([sys.executable, "-c", ask], stdout=subprocess.PIPE).stdout
+    code = {"o": "open('secret', 'r+')", "e": "os.execv('./secret', ['x'])", "a": "os.execv('./script', ['x'])"}[how[0]]
+    fields = dict(policy_fn=lambda event, ctx: None, policy_events=["file", "process"]) if "watched" in how else {}
+    with open(secret, "r+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, fs_denied=[secret], **fields).run(
+            [sys.executable, "-S", "-c", "import os\ntry: %s\nexcept OSError as e: print(e.errno)" % code])
+        assert result.stdout == b"13\n" and lock() == b"locked\n", result
+        Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[tmp_path], cwd=tmp_path, policy_fn=lambda event, ctx: None, policy_events=["file"]).run([sys.executable, "-S", "-c", "open('secret')"])
+        assert lock() == b"free\n"  # the control
