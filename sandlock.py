@@ -5637,6 +5637,7 @@ class _Supervisor:
             self.memory.look(tolerate=True)
         except ProcessLookupError:
             return  # the run has ended
+        self.mailbox.post(lambda: None)  # the supervisor may wait for mail alone: from now on it looks
 
     # -- who is inside ---------------------------------------------------------------------------
 

@@ -311,7 +311,7 @@ def test_what_grows_while_nobody_can_look_counts(how, monkeypatch, tmp_path):
     """Whose last look told of nothing: it keeps the lock that maps wait for, or is not dumpable any more."""
     def run(limit):
         (tmp_path / "grows").unlink() if (tmp_path / "grows").exists() else None
-        return box(tmp_path, cwd=tmp_path, max_memory=limit).run([sys.executable, "-S", "-c", GROWING], timeout=60)
+        return box(tmp_path, cwd=tmp_path, max_memory=limit).run([sys.executable, "-S", "-c", GROWING], timeout=300)
 
     def mapped(pid, deadline, real=sandlock._mapped_memory):
         if not (tmp_path / "grows").exists():
@@ -432,6 +432,8 @@ def test_memory_files_that_hide_count(how):
     assert killed.exit_code == -9 and killed.denials[-1].field == "max_memory", killed
     live = Sandbox(**fields).popen([payload, how, "100", "wait"], stdin=1, stdout=1)  # where nothing was trapped until the limit came
     with live:
+        assert eventually(lambda: live._supervisor.attendant)
+        time.sleep(0.3)  # by now it waits for mail alone
         live.policy.restrict_max_memory(40 << 20)
         live.stdin.write(b"x")
         assert live.wait(timeout=60).stdout == b""

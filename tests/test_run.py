@@ -553,8 +553,9 @@ def test_a_stream_is_collected_although_the_program_holds_its_pipe(tmp_path):
     sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[tmp_path])
     process = sandbox.popen([payload, str(tmp_path / "late"), "1"], stdin=1, stdout=1)
     time.sleep(0.3)
-    begun = time.monotonic()
+    begun, number = time.monotonic(), process.stdout.fileno()
     process.stdout = None  # as the garbage collector may, before it comes to the process
+    assert eventually(lambda: not os.path.lexists("/proc/self/fd/%d" % number))  # else the next launch pad might be who closes it last
     with box().popen(["cat"], stdin=1, stdout=1) as cat:
         cat.stdin = None  # that it is gone closes it
         assert cat.wait(timeout=20).success
