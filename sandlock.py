@@ -3703,7 +3703,8 @@ class _Opening(_Path):
         elif "openat" in self.sup.asked and not self.sup.last_denial(self.call):
             self._open_regular(fd, path)
         else:  # what is denied is not even opened
-            self._foretell()
+            if "openat" in self.sup.asked:
+                self._foretell()
             self.call.act = lambda: self._open_regular(fd, path) or (
                 self.sup.broker.dispatch(self.sup, self.call) if self.call.where == _WORKER else self.call.act())
 
