@@ -911,7 +911,8 @@ def test_who_keeps_the_first_process_from_dying_is_killed(tmp_path, monkeypatch)
             assert process.stdout.read(4) == b"now\n"
             process.wait(timeout=1)
         return (tmp_path / "late").exists()
-    assert any(lasts() for _ in range(4))  # the control: until its own alarm
+    if tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 5):  # before, a full socket may take a page all the same
+        assert any(lasts() for _ in range(4))  # the control: until its own alarm
 
 
 HELD_DEATH_PIPE = r"""

@@ -774,16 +774,16 @@ def test_links_are_looked_for_once_while_everybody_waits(tmp_path, monkeypatch):
     (tmp_path / "den").mkdir()
     (tmp_path / "den" / "f").write_text("x")
     os.link(tmp_path / "den" / "f", tmp_path / "l")
-    scan, started = sandlock._DeniedPaths._scan, threading.Event()
+    scan, started, pause_s = sandlock._DeniedPaths._scan, threading.Event(), 6 if THIN >= 100 else 0.3
 
     def slow(top, stop):
         started.set()
         import time
-        time.sleep(0.3)
+        time.sleep(pause_s)
         return scan(top, stop)
     monkeypatch.setattr(sandlock._DeniedPaths, "_scan", staticmethod(slow))
     script = ("import threading\ngot = []\nts = [threading.Thread(target=lambda: got.append(ok(opened, 'l', 0))) for _ in range(6)]\nfor t in ts: t.start()\n"
-              "import time; t0 = time.monotonic(); other = ok(os.mkdir, 'other'); quick = time.monotonic() - t0 < 0.25\nfor t in ts: t.join()\nprint(*got, other, quick)")
+              "import time; t0 = time.monotonic(); other = ok(os.mkdir, 'other'); quick = time.monotonic() - t0 < %g\nfor t in ts: t.join()\nprint(*got, other, quick)" % (0.8 * pause_s))
     assert attempts(script, tmp_path, fs_denied=[tmp_path / "den"]) == ["EACCES"] * 6 + ["ok", "True"]
 
     def endless(top, stop):
