@@ -5638,7 +5638,8 @@ class _Supervisor:
             self.memory.look(tolerate=True)
         except ProcessLookupError:
             return  # the run has ended
-        self.mailbox.post(lambda: None)  # the supervisor may wait for mail alone: from now on it looks
+        finally:
+            self.mailbox.post(lambda: None)  # the supervisor may wait for mail alone: from now on it looks
 
     # -- who is inside ---------------------------------------------------------------------------
 
@@ -5927,13 +5928,13 @@ class _Memory:
                         raise LaunchError("max_memory", e.errno, point, "a tmpfs that cannot be looked at") from e
                     continue  # nobody inside can come there either
                 with _NewFd(fd):
-                    device = os.fstat(fd).st_dev
+                    device, used = os.fstat(fd).st_dev, self._used(fd)
                     is_it = mount.device == b"%d:%d" % (os.major(device), os.minor(device))
                     if is_it and not os.statvfs(fd).f_blocks:  # nobody can tell how much is in it
                         self._sup.launching.leave_out(
                             "max_memory", "a size of its own for the file system in memory on %s" % point)
                 if is_it and device not in self._tmpfs:
-                    self._tmpfs[device] = fd, self._used(fd)
+                    self._tmpfs[device] = fd, used
                 else:
                     os.close(fd)
 
