@@ -176,7 +176,7 @@ def test_job_control_on_a_terminal():
     try:
         terminal.type("PS1='$ '; %s %s run --system -- sh -c 'echo begun; exec cat'; echo status $?\n" % (sys.executable, FILE))
         terminal.expect(r"status \$\?")
-        terminal.expect(r"[\r\n]begun")
+        terminal.expect(r"[\r\n]begun\r\n")
         terminal.type("hello\n")
         terminal.expect(r"hello\r\nhello")
         terminal.type("\x1a")  # Ctrl-Z
