@@ -10,7 +10,7 @@ One file, the standard library, Linux 5.13 or newer. No root, no containers, no 
     print(result.exit_code, result.stdout, result.denials)
 
     def guard(event, ctx):              # asked while the program runs, before each call is made
-        if event.syscall == "execve" and "curl" in event.argv[0]:
+        if event.syscall == "execve" and event.argv_contains("curl"):
             ctx.restrict_network([])    # from now on, for good
             return "audit"
 
@@ -154,7 +154,8 @@ class ExitReason(enum.IntEnum):
 
 
 class StdioMode(enum.IntEnum):
-    """What a standard stream is connected to; a file object or a descriptor above 2 works too."""
+    """What a standard stream is connected to; a file object or a descriptor above 2 works too, and subprocess's
+    PIPE, DEVNULL and (for stderr) STDOUT."""
     INHERIT = 0
     PIPE = 1
     PIPED = 1
@@ -218,9 +219,10 @@ class _Record:
 
 
 class SyscallEvent(_Record):
-    """One judged syscall. `pid` is the process; `size` is in bytes; `port` is that of the peer, or the one
-    to bind; `denied`: the rules or the kernel have refused it already. Absent text is None, absent
-    numbers are 0 or None."""
+    """One judged syscall. `pid` is the process; `path` where the call leads, absolute and resolved; `host` an
+    address, as text; `port` that of the peer, or the one to bind; `size` in bytes; `argv` a tuple of words (bytes as
+    os.fsdecode gives them); `denied`: the rules or the kernel have refused it already. Absent text is None, absent
+    numbers are 0 or None; `syscall` too is None where a process was killed for max_memory."""
     _fields = dict(syscall=None, category=None, pid=0, parent_pid=0, path=None, host=None, port=0,
                    size=None, argv=None, denied=False)
 
@@ -234,21 +236,23 @@ class SyscallEvent(_Record):
 
 
 class Denial(_Record):
-    """What was refused: the `event`, the `reason`, the policy `field` that would allow it (or None),
-    and the `value` to add to it, or for a limit to set (or None where there is no such value)."""
+    """What was refused: the `event`, the `reason`, the policy `field` that decides it (or None), and the `value`
+    that would allow it: to add to the field, or for a limit to set (or None where there is no such value, as of
+    fs_denied, net_deny and policy_fn)."""
     _fields = dict(event=None, reason="", field=None, value=None)
 
 
 class Result(_Record):
     """How a run ended. Its fields:
 
-    success: exit code 0, nothing killed it. exit_code (returncode): the program's, -N for signal
-    N, 126/127 when it could not be executed. stdout, stderr: bytes, where captured. reason:
-    ExitReason. signal: the number, or -1. error: text when something else than the program
-    failed, else None. duration: seconds. denials: Denials, in order (the first 10,000).
-    missing_paths: granted paths that do not exist. unenforced: protections left out under
-    best_effort. audits, policy_errors: of the policy callback. used: under explain, what of the
-    policy was needed, as (field, value, path of the call or None); Policy.narrow() takes it.
+    success: exit code 0, nothing killed it. exit_code (returncode): the program's, -N for signal N, 126/127
+    when it could not be executed, None where the host lost it (see error). stdout, stderr: bytes, where
+    captured. reason: ExitReason. signal: the number, or -1. error: text when something else than the program
+    failed, else None. duration: seconds. denials: Denials, in order (the first 10,000, up to 8 MiB).
+    missing_paths: granted paths that do not exist. unenforced: protections left out under best_effort. audits:
+    the events for which the callback said so. policy_errors: text of what went wrong while calls were judged:
+    the callback's errors and timeouts, and what there was no room for. used: under explain, what of the policy
+    was needed, as (field, value, path of the call or None); Policy.narrow() takes it.
     """
     _fields = dict(exit_code=0, stdout=b"", stderr=b"", reason=ExitReason.EXITED, signal=-1,
                    error=None, duration=0.0, audits=(), denials=(), policy_errors=(),
@@ -528,18 +532,21 @@ def _import_the_rest():
 class Policy(_Record):
     """What a program may do: a frozen, hashable value. Nothing is allowed that no field grants.
 
-    fs_readable, fs_writable, fs_denied: lists of paths, made absolute now; each means all beneath it.
-    net_allow, or net_deny: lists of endpoints, "host:port,port", "10.0.0.0/8", "[::1]:80", "*", with "udp://"
-    before it for datagrams, "unix://" for Unix ones. net_allow_bind: ports to listen on, 80, "8000-8999", "*".
+    fs_readable, fs_writable, fs_denied: lists of paths, made absolute now; each means all beneath it. Readable:
+    to read, list and execute; writable: that, and to create, change, rename and remove; denied: carved out of both.
+    net_allow, or net_deny: lists of endpoints to connect and send to (none; or all but these), "host:port,port",
+    "10.0.0.0/8", "[::1]:80", "*", with "udp://" before it for datagrams, "unix://" for Unix ones. net_allow_bind: TCP
+    ports to bind and listen on, 80, "8000-8999", "*" (datagram sockets, where there are any, may bind every port).
     Of the whole sandbox: max_memory (bytes, or "512M"), max_processes (64; every one that holds a pid, zombies
     too, but not threads). Of each process: max_open_files (descriptors), max_cpu_seconds, max_file_size (bytes);
     setrlimit(2). cpu_cores: a list of numbers. user: a uid, a name or "uid:gid", for root hosts.
     extra_deny_syscalls, extra_allow_syscalls: names; of those that are refused anyway, System V IPC and POSIX
     message queues may be allowed. cwd: a path. env: a mapping, added to the host's environment, or with
     clean_env to its PATH, HOME, USER, TERM and LANG. policy_fn: a function (SyscallEvent, PolicyContext) ->
-    verdict; policy_events: names of events or categories that it is asked for (all but memory);
-    policy_timeout: seconds that it has for one (5). best_effort: run without what this kernel lacks.
-    explain: tell what the kernel refuses, too. What is left out or None is not limited, set or asked.
+    verdict, asked for what the command does (not for its own start); policy_events: names of events or categories
+    that it is asked for (all but memory); policy_timeout: seconds that it has for one (5). best_effort: run without
+    what this kernel lacks. explain: tell what the kernel refuses, too. What is left out or None is not limited, set
+    or asked.
 
     Raises TypeError for an unknown field, PolicyError for a bad value.
     """
@@ -635,7 +642,8 @@ class Policy(_Record):
     def narrow(self, used):
         """The smallest policy that allows what a run under this one has used (Result.used), with
         directories in place of many files; limits and the rest stay as they are. What would open a
-        whole home directory or everything stays out: Policy.left_out() tells."""
+        whole home directory or everything stays out: Policy.left_out() tells. Listening without bind(2), which
+        net_allow_bind "*" allows, is not noticed."""
         granted = [os.path.realpath(path) for path in self.fs_readable + self.fs_writable]
         readable, writable, _ = _fold(used, granted)
         return self.replace(
@@ -674,8 +682,8 @@ _FOLDED = 3, 12  # from how many entries on a directory stands for them: of the 
 
 def _fold(used, granted):
     """Result.used -> (readable, writable, left out) paths. Nothing is folded into a directory that was not
-    `granted`, nor into one of the root or of programs; the root, the home directory and what is above it
-    are not granted at all."""
+    `granted`, nor into one directly below the root or named bin or sbin; the root, the home directory and what is
+    above it are not granted at all."""
     home, left_out = os.path.realpath(os.path.expanduser("~")), set()
 
     def too_much(path):
@@ -1002,7 +1010,7 @@ _ARCHITECTURES = {row.name: row for row in (
                                     + _COMMON_SYSCALLS)),
 )}
 _ALL_SYSCALLS = frozenset(name for row in _ARCHITECTURES.values() for name in row.syscalls)
-_ARCH = _ARCHITECTURES.get(os.uname().machine)
+_ARCH = _ARCHITECTURES.get(os.uname().machine) if ctypes.sizeof(ctypes.c_void_p) == 8 else None
 _NR = _ARCH.syscalls if _ARCH else {}
 
 
@@ -1186,7 +1194,7 @@ def _await_threads(*tids):
             time.sleep(0)
 
 
-# Held while the host forks, in a signal handler within a fork too; and while a descriptor is made.
+# Held while the host forks, in a signal handler within a fork too; and while one of _host_only is made or closed.
 _fork_lock = threading.RLock()
 # Held while the host forks, and on musl while a program is spawned: its posix_spawn(3) keeps a lock until
 # the exec, for which its fork(2) would wait with Python's lock held, and nobody could answer that exec.
@@ -1227,6 +1235,15 @@ def _high_fd(fd):
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
+def _pipe():
+    """Its two ends, above 2."""
+    read, write = os.pipe()
+    with _NewFd(write):
+        read = _high_fd(read)
+    with _NewFd(read):
+        return read, _high_fd(write)
+
+
 class _Shared:
     """A setting of the host's process that runs share: changed for the first of them, put back after the
     last. `change()` returns what it was, which `restore` gets."""
@@ -1258,13 +1275,16 @@ def _shorten_switch_interval():
     return before
 
 
+# Several copies of this file in one process share these.
+_settings = sys.__dict__.setdefault("_sandlock_settings_1", {})
+
 # While another thread of the host computes, it makes each of ours wait a switch interval (5 ms by default)
 # whenever that needs the GIL.
-_switch_interval = _Shared(_shorten_switch_interval, sys.setswitchinterval)
+_switch_interval = _settings.setdefault("switch interval", _Shared(_shorten_switch_interval, sys.setswitchinterval))
 # While a thread of a root host has other ids, other processes of that user must not trace it: the kernel
 # clears the host's dumpable flag; PR_SET_DUMPABLE(2const).
-_dumpable = _Shared(lambda: _call("prctl", PR_GET_DUMPABLE),
-                    lambda before: before == 1 and _call("prctl", PR_SET_DUMPABLE, 1))
+_dumpable = _settings.setdefault("dumpable", _Shared(
+    lambda: _call("prctl", PR_GET_DUMPABLE), lambda before: before == 1 and _call("prctl", PR_SET_DUMPABLE, 1)))
 
 
 def _yama_scope():
@@ -1284,7 +1304,8 @@ def _adopt_orphans():
 
 
 # Yama's scope 1 stops at descendants, of which an orphan is one only where the host adopts it.
-_adoption = _Shared(_adopt_orphans, lambda before: _call("prctl", PR_SET_CHILD_SUBREAPER, before))
+_adoption = _settings.setdefault("adoption", _Shared(
+    _adopt_orphans, lambda before: _call("prctl", PR_SET_CHILD_SUBREAPER, before)))
 
 
 _IOVEC = struct.Struct("=QQ")  # struct iovec
@@ -1321,8 +1342,10 @@ def _write_checked(listener, request, address, data):
         raise OSError(errno.ESRCH, "not a task of the sandbox")
     buffer = ctypes.create_string_buffer(data, len(data))
     listener.check(request)
-    _result(_slow(_NR["process_vm_writev"], request.tid, _IOVEC.pack(_address(buffer), len(data)), 1,
-                  _IOVEC.pack(address, len(data)), 1, _ZERO), "process_vm_writev")
+    written = _slow(_NR["process_vm_writev"], request.tid, _IOVEC.pack(_address(buffer), len(data)), 1,
+                    _IOVEC.pack(address, len(data)), 1, _ZERO)
+    if _result(written, "process_vm_writev") < len(data):
+        raise OSError(errno.EFAULT, "memory")
 
 
 def _link_to(fd):
@@ -1349,7 +1372,7 @@ class _Mount(_Record):
 def _mounts():
     """Every mount of the host; proc_pid_mountinfo(5)."""
     with open("/proc/self/mountinfo", "rb") as file:
-        rows = [line.split() for line in file]
+        rows = [line.rstrip(b"\n").split(b" ") for line in file]  # other white space may be in a path
     return [_Mount(kind=row[row.index(b"-") + 1].split(b".")[0], point=_unescape(row[4]),
                    options=row[5] + b"," + row[-1], device=row[2], root=_unescape(row[3])) for row in rows]
 
@@ -1394,7 +1417,8 @@ def _status_in(folder):
     """/proc/TID/status of proc_pid_status(5): name -> text; {} where it cannot be read."""
     try:
         with open(folder + b"/status", "rb", 0) as file:
-            rows = (line.partition(b":") for line in file.read().splitlines())
+            # Not splitlines(): a thread may have any name, but for a line feed, which the kernel escapes.
+            rows = (line.partition(b":") for line in file.read().split(b"\n"))
             return {name.decode(): value.strip().decode("ascii", "replace") for name, _, value in rows}
     except OSError:
         return {}
@@ -1491,8 +1515,9 @@ class _Rules(_Record):
 
 
 def _landlock_rules(policy, abi):
-    """The ruleset of a policy under an ABI: a pure function. Every right that the ABI knows is
-    handled, so that what no rule grants is refused."""
+    """The ruleset of a policy under an ABI: a pure function. Every right on files and every scope that the ABI
+    knows is handled, so that what no rule grants is refused; of the network what can be listed by ports
+    (BIND_UDP is not: no field speaks of it)."""
     handled = {"BIND_TCP": None if "*" in policy.net_allow_bind else tuple(
                    _port_range("net_allow_bind", port) for port in policy.net_allow_bind),
                "CONNECT_TCP": _connect_ports(policy, "tcp"),
@@ -1640,25 +1665,39 @@ def _proc_hides_processes():
                for value in (b"2", b"4", b"invisible", b"ptraceable"))
 
 
+def _require_own_proc():
+    """Numbers of processes that another /proc shows mean others here."""
+    try:
+        shown = os.readlink("/proc/self")
+    except OSError as e:
+        raise UnsupportedError("processes", "proc(5) on /proc", str(e)) from e
+    if shown != str(os.getpid()):
+        raise UnsupportedError("processes", "proc(5) of this pid namespace on /proc (unshare --mount-proc)",
+                               "that of another one")
+
+
 def _require_enforceable(policy, abi, supervised=True):
     """The protections that best_effort leaves out; UnsupportedError without it."""
     if _ARCH is None:
-        raise UnsupportedError("architecture", " or ".join(_ARCHITECTURES), os.uname().machine)
+        raise UnsupportedError("architecture", "a Python of 64 bits on " + " or ".join(_ARCHITECTURES),
+                               "%d bits on %s" % (8 * ctypes.sizeof(ctypes.c_void_p), os.uname().machine))
+    if supervised:
+        _require_own_proc()
     lost, release = _lost_protections(abi, supervised), os.uname().release
-    if not _kernel_flags().listener:
+    if supervised and not _kernel_flags().listener:
         lost = _lost_protections(abi, supervised=False) + (_SUPERVISION,)
         why = ("seccomp listener", "Linux 5.9, and no sandbox around this process that has or refuses one; "
                "or best_effort", release)
-    elif _proc_hides_processes() and os.geteuid() != 0:
+    elif supervised and _proc_hides_processes() and not _capabilities()[1][0] & CAP_SYS_PTRACE:
         lost += (_FINDING,)
-        why = _FINDING, "/proc without hidepid, root, or best_effort", "/proc mounted with hidepid"
+        why = _FINDING, "/proc without hidepid, CAP_SYS_PTRACE, or best_effort", "/proc mounted with hidepid"
     elif lost:
         name, needed, kernel = next(row for row in _PROTECTIONS if row[0] == lost[0])
         why = (name, "Landlock ABI %d (Linux %s), or best_effort" % (needed, kernel),
                "ABI %d (Linux %s)" % (abi, release))
     if lost and not policy.best_effort:
         raise UnsupportedError(*why)
-    return lost + (_FINDING,) * (not abi and _FINDING not in lost)  # see _descendants
+    return lost + (_FINDING,) * (supervised and not abi and _FINDING not in lost)  # see _descendants
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1879,7 +1918,7 @@ def _block_open(flags):
     """The access mode 3 (open(2), neither to read nor to write, for ioctl) asks Landlock for nothing. Below
     ABI 3 so does emptying a file that is opened for reading only."""
     def block(asm, plan):
-        label, refused = "open-%d" % flags, "errno:%d" % errno.EACCES
+        refused = "errno:%d" % errno.EACCES
         asm.ld(_arg(flags))
         asm.and_(O_ACCMODE | O_PATH)
         asm.jeq(O_ACCMODE, refused)
@@ -1949,12 +1988,13 @@ _BLOCKS = _by_name({
     # IP options and routing headers send packets by way of another host than the judged one. Whoever
     # sets SO_ZEROCOPY waits for news of its buffers, which what is sent on behalf does not give. With
     # TCP_FASTOPEN_CONNECT a connect that was judged would be made by some later write.
-    "setsockopt": _block_if(1, {  # IPPROTO_IP: IP_OPTIONS
+    "setsockopt": _block_if(1, {
         IPPROTO_TCP: _block_if(2, {TCP_FASTOPEN_CONNECT: _goto("errno:%d" % errno.EOPNOTSUPP)}, "allow"),
         SOL_SOCKET: _block_if(2, {
             SO_LINGER: _goto("watched"), SO_ZEROCOPY: _goto("errno:%d" % errno.EOPNOTSUPP)}, "allow"),
-        0: _block_values(2, [4], "eperm", "allow"),  # IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS,
-        41: _block_values(2, [5, 6, 32, 57], "eperm", "allow")}, "allow"),  # IPV6_FLOWLABEL_MGR, IPV6_RTHDR
+        0: _block_values(2, [4], "eperm", "allow"),  # IPPROTO_IP: IP_OPTIONS
+        # IPPROTO_IPV6: IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_FLOWLABEL_MGR, IPV6_RTHDR
+        41: _block_values(2, [5, 6, 32, 57], "eperm", "allow")}, "allow"),
     "mmap": _block_growth(1, flags=3),
     "mremap": _block_growth(2),
     "rt_sigaction": _block_if(0, {signal.SIGCHLD: _block_sigaction}, "allow"),
@@ -2340,6 +2380,11 @@ class _Held:
         for call in list(self._calls):
             call.close()
 
+    def forget(self):
+        """In a forked child: what it has copies of would there stay open."""
+        self._lock = _thread.allocate_lock()
+        self.close()
+
 
 class _Call:
     """A syscall that has been read and resolved: what it would do, and what the rules say.
@@ -2468,7 +2513,8 @@ def _fork_or_refuse(sup, request, fits):
         census.admit(request.tid)
     call = _Call(request, "clone", lambda: _CONTINUE, refusal, where=_ANYWHERE)
     call.needs = ("max_processes", 2 * census.population), ("max_memory", 2 * sup.memory.limit())
-    return sup.judge(call)
+    # What is refused is told of, with its process: the supervisor knows that.
+    return sup.on_supervisor(request, lambda: sup.judge(call)) if refusal else sup.judge(call)
 
 
 class _Census:
@@ -2622,8 +2668,11 @@ def _signal_thread(sup, tid, process, signum, about):
 
 
 def _on_pidfd_signal(sup, request):
-    """pidfd_send_signal(2), done on behalf: a pidfd means one process for ever."""
-    pidfd, signum = sup.broker.tasks.descriptor(request.task, request.args[0]), request.args[1]
+    """pidfd_send_signal(2), done on behalf: a pidfd means one process for ever. No flags, as before 6.9."""
+    if request.args[3] & 0xffffffff:
+        return _refuse(errno.EINVAL)
+    about = _read_whole(request, request.args[2], 128) if request.args[2] else None
+    pidfd, signum = sup.broker.tasks.descriptor(request.task, request.args[0]), request.args[1] & 0xffffffff
     if _quick(_NR["pidfd_send_signal"], pidfd, 0, 0, 0) == -errno.EBADF:
         os.close(pidfd)  # here: of a pipe the last one waits for whoever holds its lock
         return _refuse(errno.EBADF)
@@ -2637,13 +2686,13 @@ def _on_pidfd_signal(sup, request):
         try:
             sup.listener.check(request)
             with open("/proc/self/fdinfo/%d" % pidfd, "rb") as file:
-                rows = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
+                rows = dict(line.split(b":", 1) for line in file.read().split(b"\n") if b":" in line)
             pid = int(rows.get(b"Pid", b"0"))
             if pid <= 0:
                 return _refuse(errno.ESRCH if b"Pid" in rows else errno.EBADF)
             if not sup.is_member(pid):
                 return _refuse(errno.EPERM)
-            return _reply(_raw(_NR["pidfd_send_signal"], pidfd, signum & 0xffffffff, 0, 0))
+            return _reply(_slow(_NR["pidfd_send_signal"], pidfd, signum, about, 0))
         finally:
             call.close()
     reply = sup.on_supervisor(request, send)
@@ -4878,18 +4927,21 @@ def _signal_members(pids, signum, runners=None):
     it signal, or, below Landlock's ABI 6, given `runners`, whom it lets it look at.
 
     By pidfd, so that no number can change its meaning in between; and never the host itself, which
-    is the one process outside that a thread may always signal.
+    is the one process outside that a thread may always signal. OSError where that cannot be told.
     """
     members = []
     for pid in pids:
-        if pid == os.getpid() or runners is None and _raw(_NR["kill"], pid, 0) != 0:
+        if runners is None and _raw(_NR["kill"], pid, 0) != 0 or _is_ours(pid):
             continue
         try:
             pidfd = _pidfd_open(pid)
-        except ProcessLookupError:
-            continue  # it ended
-        except OSError:  # no descriptor is left: the domain, if there is one, still bounds what a number can mean
-            if not isinstance(runners, _ByProcess) and _raw(_NR["kill"], pid, signum) == 0:
+        except OSError as e:
+            if e.errno in (errno.ESRCH, errno.EINVAL):
+                continue  # it ended
+            if isinstance(runners, _ByProcess):
+                raise
+            # No descriptor is left: the domain, if there is one, still bounds what a number can mean.
+            if _raw(_NR["kill"], pid, signum) == 0:
                 members.append(pid)
             continue
         with _Fd(pidfd):
@@ -4909,10 +4961,11 @@ def _with_real_id(uid, function):
 
 
 def _is_visible(pid):
-    """On the broker: whether it may look at a process (PTRACE_MODE_READ; ptrace(2)), which below
-    Landlock's ABI 6 tells who is in its domain. ENOENT: a zombie, which has no program any more."""
+    """On the broker: whether it may look at a process (PTRACE_MODE_READ; ptrace(2)), which below Landlock's ABI 6
+    tells who is in its domain. What fails behind that question: a zombie has no program any more (ENOENT), its path
+    may be too long (ENAMETOOLONG), or there is no page for it (ENOMEM); fs/proc/base.c: proc_pid_readlink."""
     return _slow(_NR["readlinkat"], AT_FDCWD, b"/proc/%d/exe" % pid, ctypes.create_string_buffer(1), 1) in (
-        1, -errno.ENOENT)
+        1, -errno.ENOENT, -errno.ENAMETOOLONG, -errno.ENOMEM)
 
 
 class _ByProcess:
@@ -4950,6 +5003,11 @@ class _ByProcess:
         with self._lock:
             for pid in list(self._rows):
                 self.drop(pid)
+
+    def forget(self):
+        """In a forked child, where another thread may have held the lock at the fork."""
+        self._lock = threading.RLock()
+        self.close()
 
 
 # ------------------------------------------------------------------------------------------------
@@ -5578,7 +5636,10 @@ class _Supervisor:
     # -- what the Result tells ---------------------------------------------------------------------
 
     def event(self, call, denied):
-        task = call.request.task or _Task(call.request.tid, call.request.tid, 0)
+        task, tid = call.request.task, call.request.tid
+        if task is None:
+            status = _task_status(tid)
+            task = _Task(tid, int(status.get("Tgid", tid)), int(status.get("PPid", 0)))
         return SyscallEvent(syscall=call.told_as, category=_CATEGORY_OF[call.told_as], denied=denied,
                             pid=task.process, parent_pid=task.parent, **call.event)
 
@@ -5876,8 +5937,11 @@ class _Supervisor:
         self.release()
         if self.listener:
             self.listener.fd = -1  # closed as one of _host_only, like the death pipe
-        for thing in self.mailbox, self.broker.mailbox, self.memory:
-            thing.forget()
+        for forget in (self.mailbox.forget, self.broker.mailbox.forget, self.memory.forget, self.held.forget,
+                       self.context.forget, self.runners and self.runners.forget, self.broker.tasks.close,
+                       self.walker and self.walker.close, self.hosts and self.hosts.close):
+            if forget:
+                forget()
         self.launching.lasting_fds = []
         self.launching.close()
         self.launching.finish()
@@ -5911,10 +5975,14 @@ class _Memory:
         self.has_memfds = self.has_shared = policy.max_memory is None
         self.has_shared |= "shmat" in policy.extra_allow_syscalls
         self._tmpfs = {}  # device -> (descriptor, bytes in use before; others' writes count too)
+        self._is_open = False  # those are known
 
     def open(self):
-        """A tmpfs that may be written to is asked by a descriptor, wherever the program moves its path to."""
-        writable = self._sup.writable if self._sup.policy.max_memory is not None else ()
+        """Before the start, or with the first limit that is set live. A tmpfs that may be written to is asked by a
+        descriptor, wherever the program moves its path to."""
+        if self._is_open or not self.limit():
+            return
+        writable = self._sup.writable
         for mount in _mounts() if writable else ():
             point = os.fsdecode(mount.point)
             if mount.kind in _MEMORY_FILESYSTEMS and b"ro" not in mount.options.split(b",") and any(
@@ -5937,6 +6005,7 @@ class _Memory:
                     self._tmpfs[device] = fd, used
                 else:
                     os.close(fd)
+        self._is_open = True
 
     def close(self):
         with self._lock:  # a thread of the host may be looking
@@ -6040,6 +6109,7 @@ class _Memory:
         is in use now may stay, as long as it does not grow."""
         with self._lock:
             if self.limit():
+                self.open()
                 self._look(tolerate)
 
     def _look(self, tolerate):
@@ -6056,7 +6126,8 @@ class _Memory:
 
     def _kill(self, pid, reason, size):
         event = SyscallEvent(pid=pid, category=SyscallCategory.MEMORY, size=size, denied=True)
-        self._sup.record(self._sup.denials, Denial(reason=reason, field="max_memory", event=event))
+        denial = Denial(reason=reason, field="max_memory", value=2 * self.limit(), event=event)
+        self._sup.record(self._sup.denials, denial)
         self._sup.members(signal.SIGKILL, among=[pid])
 
     def _divide(self, own, total):
@@ -6167,7 +6238,8 @@ class _MapsReader:
             done.put(None)
 
     def late(self):
-        """Who has kept looks from being complete for long, and takes long by itself; or None."""
+        """Who has kept looks from being complete for long, and takes long by itself; or None. RuntimeError where
+        that goes on all the same."""
         now, (pid, since) = time.monotonic(), self._at or (None, 0.0)
         if pid is None:
             self._in_time = now
@@ -6222,8 +6294,8 @@ def _memory_device():
 
 class _Unsupervised(_Supervisor):
     """Under best_effort, where there can be no listener: Landlock and the block-list alone. Connecting is
-    refused, since nobody could judge it; Result.unenforced names what is not there. Members are told by
-    who descends from whom, so that one which init has adopted outlives the run."""
+    refused, since nobody could judge it; Result.unenforced names what is not there. Members are told by who descends
+    from whom, so that one which init has adopted, and which has left session and group, outlives the run."""
 
     def launch(self, deadline=None):
         self.deadline, self.scoped, self.runners, self.forked = deadline, False, None, True
@@ -6258,6 +6330,11 @@ class _Unsupervised(_Supervisor):
     def _confine(self):
         """In the child, before its exec."""
         launching = self.launching
+        # subprocess could leave some open that are past the new limit; before 5.11 there is no such flag.
+        if _raw(_NR["close_range"], 3, 0xffffffff, CLOSE_RANGE_CLOEXEC) < 0:
+            for fd in _possible_descriptors():
+                _raw(_NR["fcntl"], fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        os.set_inheritable(launching.death_read, True)
         if not launching.new_session:
             os.setpgid(0, 0)
         launching.prepare_process(os.getpid(), self.prlimit)
@@ -6273,14 +6350,14 @@ _live = set()  # supervisors of this process whose threads run
 
 
 def _forget_all():
+    for setting in (_switch_interval, _dumpable, _adoption):
+        setting.forget()
     for supervisor in _live:
         supervisor.forget()
     _live.clear()
     for fd in _host_only:
         os.close(fd)
     _host_only.clear()
-    for setting in (_switch_interval, _dumpable, _adoption):
-        setting.forget()
     _after_fork()
 
 
@@ -6803,7 +6880,9 @@ class PolicyContext:
             self._now["network"] = _intersect(self._now["network"], ranges)
 
     def restrict_max_memory(self, n):
-        """At the most n bytes from now on, for good; what is in use stays, and must not grow."""
+        """At the most n bytes from now on, for good; what is in use stays, and must not grow. OSError where that
+        cannot be looked at now; UnsupportedError or LaunchError where a file system in memory cannot be, which ends
+        the run. The limit is set all the same."""
         self._restrict("max_memory", _integer("restrict_max_memory", n))
 
     def restrict_max_processes(self, n):
@@ -6829,7 +6908,8 @@ class PolicyContext:
             raise PolicyFnError("cannot grant restricted field: %s" % field)
 
     def restrict_pid_network(self, pid, ips):
-        """A tighter list for one process and all its threads, until it ends."""
+        """A tighter list for one process and all its threads, until it ends. PolicyFnError for one that is not
+        inside."""
         ranges = _address_ranges("restrict_pid_network", ips)
         _integer("restrict_pid_network", pid)
         try:
@@ -6884,6 +6964,10 @@ class PolicyContext:
     def close(self):
         """At the end of the run, when there is nobody left to be judged."""
         self._overrides.close()
+
+    def forget(self):
+        """In a forked child."""
+        self._overrides.forget()
 
 
 def _described(error):
@@ -6949,8 +7033,8 @@ class _Callback:
             self._ended.release()
 
     def _notice_contention(self, waited_s):
-        """Three times or more longer than it ever takes without a thread that computes, and not
-        much more often as fast as ever."""
+        """`waited_s`: until this idle thread had the call. Where another thread computes that is often more than
+        2 ms, else mostly less than a third of it; the switch interval is shortened once it was often enough."""
         self._contended = self._contended + 4 if waited_s > 2e-3 else max(0, self._contended - 1)
         if self._contended >= 12:
             self._sup.launching.hold(_switch_interval)
@@ -7069,7 +7153,7 @@ class _Launch:
             self.inner_ruleset, _ = _landlock_ruleset(_inner_rules(self.abi))
             self.fds.append(self.inner_ruleset)
         with _fork_lock:
-            self.death_read, self.death_write = (_high_fd(fd) for fd in os.pipe())
+            self.death_read, self.death_write = _pipe()
             _host_only.add(self.death_write)
         self.fds.append(self.death_read)
         self.lasting_fds.append(self.death_write)
@@ -7285,7 +7369,8 @@ def _child_environment(policy):
 
 
 def _executables(command, environment, cwd):
-    """Where execvp(3) would look for a command, those that exist; LaunchError if none does."""
+    """Where execvp(3) would look for a command, those that exist; LaunchError if none does. One with a slash as it
+    is."""
     command = os.fsdecode(command)
     if "/" in command:
         return [command]
@@ -7358,7 +7443,7 @@ def _spawn(launch, listener, tell):
         if not error:
             return None
         if worst is None or error not in (errno.ENOENT, errno.ENOTDIR):
-            worst = LaunchError("exec", error, path)
+            worst = LaunchError("spawn" if error in _USED_UP else "exec", error, path)
         if error not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
             break
     return worst
@@ -7421,7 +7506,8 @@ class Sandbox:
         args: a list of words, the first one looked up in PATH. input: bytes for its stdin.
         timeout: seconds, after which the sandbox is killed (reason TIMEOUT). stdin: inherited by
         default. Returns a Result whatever the command does, also if it could not be found (127)
-        or executed (126). Raises LaunchError, UnsupportedError if the sandbox could not be built.
+        or executed (126). Raises LaunchError, UnsupportedError if the sandbox could not be built; ValueError for no
+        command, a NUL in it, or stdin together with input; PolicyError for a bad timeout.
         """
         if input is not None:
             if stdin is not None:
@@ -7488,13 +7574,16 @@ def _not_executed(error, timeout, policy):
                       error=error.strerror, duration=timeout)
     if error.stage != "exec":
         raise error
-    denials = ()
-    if error.errno == errno.EACCES and os.access(error.path, os.X_OK):
-        tops = [os.path.realpath(top) for top in policy.fs_readable + policy.fs_writable]
+    command, denials = os.path.join(policy.cwd or "", error.path or ""), ()
+    if error.errno == errno.EACCES and os.access(command, os.X_OK):
+        granted, denied = ([os.path.realpath(top) for top in paths]
+                           for paths in (policy.fs_readable + policy.fs_writable, policy.fs_denied))
+        loaded = _loaded_with(command)
+        rows = [("fs_denied", path, None) for path in loaded if any(_is_beneath(path, top) for top in denied)] or [
+            ("fs_readable", path, path) for path in loaded if not any(_is_beneath(path, top) for top in granted)]
         denials = tuple(
-            Denial(event=SyscallEvent(syscall="execve", category=SyscallCategory.PROCESS, path=path,
-                                      denied=True), reason="not granted", field="fs_readable", value=path)
-            for path in _loaded_with(error.path) if not any(_is_beneath(path, top) for top in tops))
+            Denial(event=SyscallEvent(syscall="execve", category=SyscallCategory.PROCESS, path=path, denied=True),
+                   reason="not granted" if value else field, field=field, value=value) for field, path, value in rows)
     return Result(exit_code=error.exit_code, error=str(error), denials=denials)
 
 
@@ -7525,7 +7614,7 @@ class _Stdio:
         if mode == StdioMode.NULL:
             self.child[target] = self._own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
         elif mode == StdioMode.PIPE:
-            ends = [_high_fd(fd) for fd in os.pipe()]
+            ends = list(_pipe())
             ours = ends.pop(1 if target == 0 else 0)
             self.child[target] = self._own(ends[0])
             self.parent[target] = _PipeEnd(ours, "rb" if target else "wb")
@@ -7589,7 +7678,7 @@ class _Pump:
         self.tid = None
 
     def watched(self):
-        """Descriptors whose first event calls for start(); b"" is told by their hanging up."""
+        """Descriptors of which an event that is no mere hanging up calls for start(): it needs a thread to read."""
         if self._mailbox is None and 0 in self._open.values():
             self.start()
         return () if self._mailbox else tuple(self._open)
@@ -7718,7 +7807,8 @@ class Process:
         return 125 if code is None else code
 
     def wait(self, timeout=None):
-        """Waits for the end and returns the Result, with what is left in the pipes.
+        """Closes stdin where that is a pipe, waits for the end and returns the Result, with what is left in the
+        other pipes.
 
         Past the timeout (seconds) the sandbox is killed; the Result says TIMEOUT and keeps what
         was written until then.
@@ -7810,6 +7900,8 @@ class Process:
 
     def _finish(self, data, deadline):
         """communicate(), with a deadline."""
+        if os.getpid() != self._supervisor.host:
+            raise ChildProcessError(errno.ECHILD, "not a sandbox of this process, but of the one that forked it")
         remaining = -1 if deadline is None else max(0, deadline - time.monotonic())
         if not self._lock.acquire(timeout=remaining):
             self._supervisor.kill(ExitReason.TIMEOUT)
@@ -7883,7 +7975,7 @@ class Process:
     def _exit(self):
         supervisor = self._supervisor
         code, signum = supervisor.status or (None, -1)
-        if signum == signal.SIGKILL and supervisor.reason is not None:
+        if supervisor.reason is not None and (signum == signal.SIGKILL or code is None):
             return code, signum, supervisor.reason
         return code, signum, ExitReason.EXITED if signum < 0 else ExitReason.SIGNALED
 
@@ -7925,9 +8017,11 @@ _CONFINE_FIELDS = ("fs_readable", "fs_writable", "net_allow_bind", "extra_deny_s
 def confine(policy):
     """Puts Landlock and the block-list on the calling process, for good.
 
-    There is no supervisor then: connect(2) is refused altogether (nothing could be allowed), forks
-    are not counted, and every other field must be left at its default. The process must have a
-    single thread, since both belong to threads.
+    There is no supervisor then: connect(2) is refused altogether (nothing could be allowed), listen(2) too unless
+    net_allow_bind is "*", there are no datagram sockets, and forks are not counted. Besides that, fs_readable,
+    fs_writable, extra_deny_syscalls, extra_allow_syscalls and best_effort are taken; every other field must have its
+    default. What best_effort leaves out is a RuntimeWarning. The process must have a single thread, since both
+    belong to threads.
 
     Returns the paths that do not exist. Raises PolicyError for a policy that needs a supervisor,
     UnsupportedError, and LaunchError with the stage that failed.
@@ -7942,7 +8036,10 @@ def confine(policy):
     if threads != 1:
         raise UnsupportedError("confine", "a process with one thread", "%d threads" % threads)
     abi = landlock_abi_version()
-    _require_enforceable(policy, abi, supervised=False)
+    lost = _require_enforceable(policy, abi, supervised=False)
+    if lost:
+        import warnings
+        warnings.warn("sandlock: not enforced here: " + "; ".join(lost), RuntimeWarning, stacklevel=2)
     program = _static_filter(policy)
     ruleset, missing = _landlock_ruleset(_landlock_rules(policy, abi)) if abi else (None, ())
     try:
@@ -7993,7 +8090,7 @@ _RUN_OPTIONS = (  # flags, policy field (or None), what follows them (see _parse
      "end with what the supervisor denied, and the flag that allows each, e.g. -v -- make"),
 )
 _FIELD_FLAGS = {field: flags[0] for flags, field, *_ in _RUN_OPTIONS if field}
-_REMEDIES = {"fs_denied": "--deny names it", "policy_fn": "the callback says so"}
+_REMEDIES = {"fs_denied": "--deny names it", "net_deny": "--net-deny names it", "policy_fn": "the callback says so"}
 
 
 def _parser():
@@ -8014,7 +8111,7 @@ def _parser():
                          **kinds.get(metavar, {}))
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
     commands.add_parser("check", help="what this kernel can enforce; exit status 1 if not everything")
-    return parser, run
+    return parser
 
 
 def _run_policy(options, fail):
@@ -8089,6 +8186,10 @@ def _write_all(fd, data):
             writable.poll()
 
 
+def _host_and_port(event):
+    return ("[%s]:%d" if ":" in event.host else "%s:%d") % (event.host, event.port)
+
+
 class _Trace:
     """A policy_fn around another one, or none: a line for each event, with what is decided of it, in one
     write, so that it never mixes with a line of the program."""
@@ -8115,7 +8216,7 @@ class _Trace:
         if event.argv is not None:
             what += " %s" % list(event.argv)
         elif event.host is not None:
-            what = ("[%s]:%d" if ":" in event.host else "%s:%d") % (event.host, event.port)
+            what = _host_and_port(event)
         now = time.time()
         stamp = "%s.%03d" % (time.strftime("%H:%M:%S", time.localtime(now)), now * 1000 % 1000)
         line = "%s %d %s %s" % (stamp, event.pid, event.syscall, _printable(what))
@@ -8215,7 +8316,7 @@ def _tell_denials(denials):
     counts = {}
     for denial in denials:
         event = denial.event
-        what = repr(event.path) if event.path else "%s:%d" % (event.host, event.port) if event.host else ""
+        what = repr(event.path) if event.path else _host_and_port(event) if event.host else ""
         if denial.value is not None and denial.field in _FIELD_FLAGS:
             remedy = "; allow with %s %s" % (_FIELD_FLAGS[denial.field], shlex.quote(str(denial.value)))
         else:
@@ -8261,7 +8362,7 @@ def _command_check(options, fail):
 
 def main(argv=None):
     """The command line; returns the exit status. 125: sandlock itself failed."""
-    parser, run = _parser()
+    parser = _parser()
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     command = {"run": _command_run, "check": _command_check}.get(options.command)
     if command is None:

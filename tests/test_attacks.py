@@ -651,6 +651,42 @@ def test_a_fork_of_the_host_never_takes_a_listener_or_death_pipe_along():
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120).returncode == 0
 
 
+HELD_COPIES = """
+import os, socket, sys, time
+sys.path.insert(0, %r)
+import sandlock
+from sandlock import Sandbox, SYSTEM_PATHS
+def sockets_and_pidfds():
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try: found.append(os.readlink("/proc/self/fd/" + fd))
+        except OSError: pass
+    return [name for name in found if name.startswith("socket:") or "pidfd" in name]
+hold, go = os.pipe()
+def judge(event, ctx):
+    if event.syscall == "connect": os.read(hold, 1)
+server = socket.create_server(("127.0.0.1", 0))
+code = "import socket; socket.create_connection(('127.0.0.1', %%d))" %% server.getsockname()[1]
+own = len(sockets_and_pidfds())
+with Sandbox(fs_readable=SYSTEM_PATHS, net_allow=["127.0.0.1"], policy_fn=judge, policy_timeout=60).popen([sys.executable, "-S", "-c", code]) as process:
+    deadline = time.monotonic() + 60
+    while len(sockets_and_pidfds()) < own + 2 and time.monotonic() < deadline: time.sleep(0.01)  # a copy of its socket, too
+    time.sleep(0.1)
+    print(len(sockets_and_pidfds()) > own + 1, flush=True)
+    if os.fork() == 0:
+        print(len(sockets_and_pidfds()) - own, flush=True)
+        os._exit(0)
+    os.wait()
+    os.write(go, b"x")
+    print(process.wait(timeout=60).exit_code)
+"""
+
+
+def test_a_fork_of_the_host_takes_no_copies_of_the_program_s_descriptors_along():
+    code = HELD_COPIES % os.path.dirname(sandlock.__file__)
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, timeout=120).stdout == b"True\n0\n0\n"
+
+
 FLOOD = """
 import os, signal, time
 signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -724,7 +760,7 @@ def test_hidepid_is_not_passed_over(tmp_path):
             "print(Sandbox(fs_readable=SYSTEM_PATHS, best_effort=True).run(['true']).unenforced)\n"
             % os.path.dirname(sandlock.__file__))
     user = ["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups", "/usr/bin/python3", "-c", code]
-    def under(option):
+    def under(option, user=user):
         return subprocess.run(["unshare", "-m", "--propagation", "private", "sh", "-c",
                                "mount -t proc -o %s proc /proc && exec \"$@\"" % option, "-"] + user,
                               stdout=subprocess.PIPE).stdout
@@ -733,6 +769,20 @@ def test_hidepid_is_not_passed_over(tmp_path):
         pytest.skip("proc cannot be mounted here")
     assert hidden.startswith(b"refused\n") and b"finding" in hidden
     assert under("hidepid=0") == b"ran\n()\n"
+    root = ["setpriv", "--bounding-set=-sys_ptrace", "/usr/bin/python3", "-c", code]  # root without what it takes
+    assert under("hidepid=2", root).startswith(b"refused\n") and under("hidepid=2", root[2:]) == b"ran\n()\n"
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root (a pid namespace)")
+def test_a_proc_of_another_pid_namespace_is_not_taken_for_ours():
+    """What it shows are numbers of others here: a thread of the host's own, for one."""
+    code = ("import sys; sys.path.insert(0, %r)\nfrom sandlock import *\nbox = Sandbox(fs_readable=SYSTEM_PATHS, best_effort=True)\n"
+            "try: print(box.run(['echo', 'ran']).stdout)\nexcept UnsupportedError as e: print(e.feature)" % os.path.dirname(sandlock.__file__))
+    def under(*options):
+        return subprocess.run(["unshare", "-pf", *options, sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60).stdout
+    if under("--mount-proc") != b"b'ran\\n'\n":
+        pytest.skip("no pid namespace can be made here")
+    assert under() == b"processes\n"
 
 
 def test_the_access_mode_that_asks_for_nothing_is_refused(tmp_path):

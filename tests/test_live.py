@@ -499,6 +499,15 @@ def test_a_denied_program_is_not_executed_nor_as_an_interpreter(tmp_path):
     assert Sandbox(policy_fn=lambda e, c: None, **fields).run(command).stdout.count(b"ran") == 4
 
 
+def test_whoever_is_refused_a_process_is_told_by_that_of_its_thread():
+    code = ("import os, threading\ndef fork():\n    try: os.fork()\n    except BlockingIOError: print(os.getpid(), os.getppid())\n"
+            "thread = threading.Thread(target=fork)\nthread.start()\nthread.join()")
+    for fields in {}, dict(policy_fn=lambda event, ctx: None):
+        result = box(max_processes=1, **fields).run([sys.executable, "-S", "-W", "ignore", "-c", code])
+        event = result.denials[0].event
+        assert (event.syscall, [event.pid, event.parent_pid]) == ("clone", [int(word) for word in result.stdout.split()]), result
+
+
 def test_max_processes_live():
     code = ("import os, sys, time\nfor line in sys.stdin:\n    try:\n        pid = os.fork()\n"
             "        if pid == 0: time.sleep(100)\n        print('forked', flush=True)\n    except OSError as e: print(e.errno, flush=True)")

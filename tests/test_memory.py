@@ -215,6 +215,61 @@ def test_a_tmpfs_beneath_a_writable_path_counts(tmp_path):
     assert result.exit_code == -9 and result.denials[-1].field == "max_memory"
 
 
+FILLS = """
+import os, sys, time
+sys.stdin.readline()
+file = open(sys.argv[1], "wb", 0)
+os.unlink(sys.argv[1])
+for _ in range(50): file.write(bytes(1 << 20)); time.sleep(0.01)
+time.sleep(1)
+print("held")
+"""
+
+
+def test_a_limit_that_is_set_live_counts_a_tmpfs_too():
+    if not os.path.ismount("/dev/shm") or os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize < 60 << 20:
+        pytest.skip("no tmpfs with room on /dev/shm here")
+    for limit in 0, 45 << 20:  # without one it is the control
+        with Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=["/dev/shm"]).popen([sys.executable, "-S", "-c", FILLS, "/dev/shm/sandlock-%d" % os.getpid()], stdin=1, stdout=1) as process:
+            if limit:
+                process.policy.restrict_max_memory(limit)
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            result = process.wait(timeout=60)
+        assert (result.stdout, [(d.field, d.value) for d in result.denials]) == (
+            (b"", [("max_memory", 2 * limit)]) if limit else (b"held\n", [])), result
+
+
+NAMED = r"""
+import ctypes, mmap, os, sys, threading, time
+def touch():
+    time.sleep(0.3)  # the first thread has ended
+    keep = []
+    try:
+        for _ in range(6):
+            keep.append(mmap.mmap(-1, 50 << 20))  # shared
+            for at in range(0, 50 << 20, 4096): keep[-1][at] = 1
+            time.sleep(0.2)
+    except OSError: os._exit(7)
+    os.write(1, b"held\n")
+    os._exit(0)
+threading.Thread(target=touch).start()
+libc = ctypes.CDLL(None)
+libc.prctl(15, eval(sys.argv[1]), 0, 0, 0)
+libc.syscall(int(sys.argv[2]), 0)
+"""
+
+
+@pytest.mark.parametrize("name", [b"plain", b"\rVmData:0", b"\x0bVmData:0", b"\x85RssAnon:0", b"\nVmData:0"])
+def test_the_name_of_a_thread_is_no_line_of_its_status(name):
+    """proc_pid_status(5): the first thread's has none of the rows of memory once that has ended."""
+    def run(limit):
+        return box(max_memory=limit).run([sys.executable, "-S", "-c", NAMED, repr(name), str(sandlock._NR["exit"])], timeout=60)
+    killed = run("150M")
+    assert killed.exit_code in (7, -9) and killed.stdout == b"" and {d.field for d in killed.denials} == {"max_memory"}, killed
+    assert name != b"plain" or run("500M").stdout == b"held\n"
+
+
 MANY = """
 import os, sys, time
 fd = os.memfd_create("x")
@@ -352,6 +407,9 @@ for kind in "ramfs", "tmpfs -o size=0":  # of which nobody can tell how much is 
     for fields in dict(), dict(best_effort=True):
         try: print(len(Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[top], max_memory="60M", **fields).run(["true"]).unenforced))
         except sandlock.UnsupportedError as e: print(e.feature)
+    with Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[top]).popen(["sleep", "50"]) as process:
+        try: process.policy.restrict_max_memory(60 << 20)
+        except sandlock.UnsupportedError as e: print("live", e.feature, "UnsupportedError" in process.wait(timeout=20).error)
     os.system("umount %s/n" % top)
 code = (
     "import os, time\\nif %r == 'moved': os.rename('p', 'q'); os.mkdir('p'); os.symlink('/proc', 'p/t')\\n"
@@ -376,7 +434,7 @@ def test_a_tmpfs_counts_wherever_its_path_is_moved_to(tmp_path):
                           str(tmp_path)], stdout=subprocess.PIPE, timeout=120).stdout.decode()
     if out == "skip\n":
         pytest.skip("needs mount(2)")
-    assert out == "max_memory True\n" + "max_memory\n1\n" * 2 + "-9  \n-9  \n"
+    assert out == "max_memory True\n" + "max_memory\n1\nlive max_memory True\n" * 2 + "-9  \n-9  \n"
 
 
 TABLES = """

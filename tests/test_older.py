@@ -1,5 +1,8 @@
 """On a kernel with an older Landlock, as far as that can be told from this one: the same attacks fail."""
+import errno
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -40,7 +43,6 @@ os.wait(); time.sleep(0.3)
 @requires_abi(1)
 def test_nobody_hides_from_the_end(tmp_path, monkeypatch):
     """A daemon of a program that cannot be read, which no scope tells to be inside."""
-    import shutil
     from support import box, eventually
     found = sandlock.landlock_abi_version()
     monkeypatch.setattr(sandlock, "landlock_abi_version", lambda: min(found, 5))
@@ -83,6 +85,83 @@ def test_no_descriptor_is_inherited_where_a_range_cannot_be_marked(monkeypatch):
         assert fd in [int(word) for word in os.listdir("/proc/self/fd")]  # of the host nothing was closed
     finally:
         os.close(fd)
+
+
+FORKS = """
+import os, subprocess, sys, time
+copy = "d/" * 20 + "sh"
+os.makedirs(os.path.dirname(copy)); os.rename("sh", copy); os.mkfifo("fifo")
+program = subprocess.Popen([copy, "-c", "set -m; (while :; do read -t 100 x <> fifo; done) & echo $!; read x <> fifo"], stdout=-1)  # a group of its own, no exec
+pid = program.stdout.readline().decode().strip()
+if "long" in sys.argv:
+    for _ in range(20): os.rename("d", "d" * 250); os.chdir("d" * 250)
+try: os.readlink("/proc/%s/exe" % pid); print(pid, 0)
+except OSError as e: print(pid, e.errno)
+"""
+
+
+def forked_bash(tmp_path, sandbox_run, *words):
+    """Whether what a copy of bash has forked in the sandbox is alive when the run has ended; its Result."""
+    shutil.copy(os.path.realpath(shutil.which("bash")), tmp_path / "sh")
+    result = sandbox_run([sys.executable, "-S", "-c", FORKS, *words])
+    pid, error = map(int, result.stdout.split())
+    assert error == (errno.ENAMETOOLONG if "long" in words else 0)
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as file:
+            if b"while :" not in file.read():
+                return False, result
+    except (FileNotFoundError, ProcessLookupError):
+        return False, result
+    fd = sandlock._pidfd_open(pid)
+    sandlock._pidfd_send_signal(fd, 9)
+    os.close(fd)
+    return True, result
+
+
+@requires_abi(1)
+@pytest.mark.skipif(not shutil.which("bash"), reason="not installed: bash")
+@pytest.mark.parametrize("how", ["plain", "long"])
+def test_nobody_hides_behind_a_path_that_is_too_long(tmp_path, monkeypatch, how):
+    """Below ABI 6 the supervisor tells who is inside by whose program it may ask for."""
+    from support import box
+    found = sandlock.landlock_abi_version()
+    monkeypatch.setattr(sandlock, "landlock_abi_version", lambda: min(found, 5))
+    lives, result = forked_bash(tmp_path, lambda words: box(tmp_path, cwd=tmp_path).run(words, timeout=60), how)
+    assert not lives and not result.error, result
+
+
+@requires_abi(1)
+@pytest.mark.skipif(not shutil.which("bash"), reason="not installed: bash")
+@pytest.mark.parametrize("abi", [5, 99])
+def test_a_sweep_without_descriptors_is_done_or_said(tmp_path, monkeypatch, abi):
+    """Another thread of the host has taken the last ones between the list of processes and a look at them."""
+    from support import box
+    found, limits = sandlock.landlock_abi_version(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(sandlock, "landlock_abi_version", lambda: min(found, abi))
+    taken, listed, ended = [], sandlock._listed_processes, sandlock._Supervisor._sweep
+
+    def take():
+        while taken:
+            os.close(taken.pop())
+        pids = listed()
+        if sweeping:
+            try:
+                while True:
+                    taken.append(os.dup(1))
+            except OSError:
+                pass
+        return pids
+    sweeping = []
+    monkeypatch.setattr(sandlock._Supervisor, "_sweep", lambda self: sweeping.append(1) or ended(self))
+    monkeypatch.setattr(sandlock, "_listed_processes", take)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 30, limits[1]))
+    try:
+        result = []
+        lives, _ = forked_bash(tmp_path, lambda words: result.append(box(tmp_path, cwd=tmp_path).run(words, timeout=60)) or [
+            os.close(taken.pop()) for _ in taken[:]] and result[0], "plain")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert sweeping and (not lives or result[0].error), result
 
 
 VFORKING = """

@@ -38,8 +38,14 @@ def test_commands_that_cannot_run(tmp_path):
         with pytest.raises(LaunchError) as e:
             box(tmp_path).popen([command])
         assert (e.value.stage, e.value.exit_code) == ("exec", code)
-    assert Sandbox(fs_readable=SYSTEM_PATHS).run([str(denied)]).exit_code == 126
     assert box(tmp_path).run([str(denied)]).stdout == b"x\n"
+    for fields, field, value in ((dict(fs_readable=SYSTEM_PATHS), "fs_readable", str(denied)),
+                                 (dict(fs_readable=SYSTEM_PATHS, fs_denied=[denied]), "fs_denied", None),  # no grant would help
+                                 (dict(fs_readable=SYSTEM_PATHS + (tmp_path,), fs_denied=[tmp_path]), "fs_denied", None)):
+        for command in [str(denied)], ["./denied"]:  # below cwd, not where the host is
+            result = Sandbox(cwd=tmp_path, **fields).run(command)
+            assert result.exit_code == 126 and result.error, result
+            assert [(d.event.path, d.field, d.value) for d in result.denials] == [(str(denied), field, value)], result
 
 
 def test_path_lookup_goes_on_where_a_candidate_may_not_be_executed(tmp_path):
@@ -459,6 +465,90 @@ def test_confine(tmp_path):
     for fields in (dict(max_processes=3), dict(net_allow=["*"]), dict(cwd="/"), dict(net_allow_bind=[80])):
         with pytest.raises(sandlock.PolicyError):
             sandlock.confine(sandlock.Policy(**fields))
+
+
+LISTENING = """
+import ctypes, sys
+sys.path.insert(0, %r)
+import sandlock
+from sandlock import *
+fprog = sandlock._sock_fprog(bytes(sandlock.sock_filter(sandlock.BPF_RET_K, 0, 0, sandlock.SECCOMP_RET_ALLOW)))
+sandlock._call("prctl", sandlock.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+sandlock._call("seccomp", sandlock.SECCOMP_SET_MODE_FILTER, sandlock.SECCOMP_FILTER_FLAG_NEW_LISTENER, ctypes.addressof(fprog))
+sandlock._proc_hides_processes = lambda: True
+try: Sandbox(fs_readable=SYSTEM_PATHS).run(["true"])
+except UnsupportedError as e: print(e.feature)
+confine(Policy(fs_readable=SYSTEM_PATHS))
+try: open("/root/.bashrc")
+except (PermissionError, FileNotFoundError): print("confined")
+"""
+
+
+@requires_abi(6)
+def test_confine_needs_nothing_that_only_a_supervisor_does():
+    """Neither a listener, of which a process can have one, nor to see all processes."""
+    host = subprocess.run([sys.executable, "-c", LISTENING % REPO], stdout=subprocess.PIPE)
+    assert host.stdout == b"seccomp listener\nconfined\n"
+
+
+def test_confine_says_what_is_left_out():
+    code = ("import sys; sys.path.insert(0, %r)\nimport sandlock; sandlock.landlock_abi_version = lambda: 3\n"
+            "try: sandlock.confine(sandlock.Policy(best_effort=True))\nexcept RuntimeWarning as e: print(e); open('/etc/passwd')" % REPO)
+    said = subprocess.run([sys.executable, "-W", "error", "-c", code], stdout=subprocess.PIPE).stdout
+    assert said == b"sandlock: not enforced here: TCP ports; signals and abstract Unix sockets to the outside\n"
+
+
+LOST = """
+import signal, sys
+sys.path.insert(0, %r)
+import sandlock
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+sandlock.PIDFD_GET_INFO = 0xdead  # as below Linux 6.15
+box = sandlock.Sandbox(fs_readable=sandlock.SYSTEM_PATHS)
+print(box.run(["sleep", "50"], timeout=0.3).reason.name)
+with box.popen(["sleep", "50"]) as process:
+    process.kill()
+    print(process.wait().reason.name)
+print(box.run(["true"]).reason.name)
+"""
+
+
+def test_what_was_killed_is_told_where_the_status_is_lost():
+    host = subprocess.run([sys.executable, "-c", LOST % REPO], stdout=subprocess.PIPE, timeout=60)
+    assert host.stdout == b"TIMEOUT\nKILLED\nEXITED\n"
+
+
+def test_a_forked_child_of_the_host_does_not_wait_for_ever():
+    with box().popen(["sleep", "50"]) as process:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)
+            try:
+                process.wait(timeout=1)
+            except ChildProcessError:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert eventually(lambda: os.waitpid(pid, os.WNOHANG) == (pid, 0), 20)
+        assert process.poll() is None
+
+
+def test_no_descriptor_is_inherited_without_a_supervisor(monkeypatch, tmp_path):
+    """Not above max_open_files either, with /proc shut."""
+    found = sandlock._kernel_flags()
+    flags = {name: getattr(found, name) for name in found._fields}
+    (tmp_path / "secret").write_text("SECRET")
+    fd = os.open(str(tmp_path / "secret"), os.O_RDONLY)
+    os.dup2(fd, 200, inheritable=True)
+    try:
+        readable = [path for path in SYSTEM_PATHS if path != "/proc"]
+        for listener in True, False:
+            monkeypatch.setattr(sandlock, "_kernel_flags", lambda: sandlock._KernelFlags(**dict(flags, listener=listener)))
+            result = Sandbox(fs_readable=readable, max_open_files=20, best_effort=True).run(["bash", "-c", "exec 5<&200 && cat <&5; echo end"])
+            assert b"SECRET" not in result.stdout and not result.error, result
+    finally:
+        os.close(fd)
+        os.close(200)
 
 
 @requires_root
