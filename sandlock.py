@@ -863,7 +863,7 @@ _CLONE_NAMESPACES = (0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 |  # NEWN
                      0x10000000 | 0x20000000 | 0x40000000)                # USER PID NET
 AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 3, 5, 0xf
-SOL_SOCKET, SO_TYPE, SO_SNDTIMEO, SO_DOMAIN = 1, 3, 21, 39
+SOL_SOCKET, SO_TYPE, SO_SNDBUF, SO_SNDTIMEO, SO_DOMAIN = 1, 3, 7, 21, 39
 SO_LINGER, SO_ZEROCOPY, TCP_FASTOPEN_CONNECT = 13, 60, 30
 SCM_RIGHTS, SCM_CREDENTIALS = 1, 2
 SHUT_RDWR = 2
@@ -1401,7 +1401,9 @@ def _is_alive(pid):
 def _listed(folder):
     try:
         return os.listdir(folder)
-    except OSError:
+    except OSError as e:
+        if e.errno in _USED_UP:
+            raise
         return []  # of a process that has ended
 
 
@@ -1783,8 +1785,8 @@ _NEVER_ALLOWED = frozenset(
 class _FilterPlan(_Record):
     """All that a filter depends on. `actions`: sorted (syscall name, label) pairs. `supervised`:
     False under confine(), which has nobody to notify. `udp`, `unix_datagrams`: which datagram
-    sockets exist. What the supervisor judges: `data_limit`, `signals`, `truncation`, `opens`."""
-    _fields = dict(arch=None, actions=(), supervised=True, udp=False, unix_datagrams=False,
+    sockets can be made. What the supervisor judges: `sends`, `data_limit`, `signals`, `truncation`, `opens`."""
+    _fields = dict(arch=None, actions=(), supervised=True, udp=False, unix_datagrams=False, sends=False,
                    data_limit=False, signals=False, truncation=False, opens=False)
 
 
@@ -1875,7 +1877,7 @@ def _block_send(flags, address=None):
     def block(asm, plan):
         asm.ld(_arg(flags))
         asm.jset(MSG_FASTOPEN, "eperm")
-        if not (plan.udp or plan.unix_datagrams):
+        if not plan.sends:
             asm.goto("allow")
         elif address is None:
             asm.goto("notify")
@@ -2008,11 +2010,11 @@ _BLOCKS = _by_name({
 })
 
 
-def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, False), truncates=True):
+def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, False, False), truncates=True):
     """What the filter of a policy does: a pure function. `deny`, `allow`: the policy's extra_*
     names; `trapped`: names that the supervisor handles, none under confine(); `refused`: names
-    that get EACCES; `datagrams`: whether UDP and Unix datagram sockets exist; `truncates`: Landlock
-    judges truncation."""
+    that get EACCES; `datagrams`: whether UDP and Unix datagram sockets can be made, or have been given;
+    `truncates`: Landlock judges truncation."""
     growth, data_limit, opens = ("mmap" in trapped, "memfd_create" in trapped, "openat" in trapped)
     left_out = set(() if growth else ("mmap", "mremap")) | set(() if data_limit else ("setrlimit",))
     left_out |= set(() if "kill" in trapped else ("prctl",))
@@ -2026,7 +2028,7 @@ def _filter_plan(deny, allow, arch, trapped=(), refused=(), datagrams=(False, Fa
                        if name not in allow)
     actions.update((name, "eperm") for name in deny)
     return _FilterPlan(arch=arch, actions=tuple(sorted(actions.items())), supervised=bool(trapped),
-                       udp=datagrams[0], unix_datagrams=datagrams[1], data_limit=data_limit,
+                       udp=datagrams[0], unix_datagrams=datagrams[1], sends=any(datagrams), data_limit=data_limit,
                        signals="kill" in trapped, truncation=not truncates, opens=opens)
 
 
@@ -2493,12 +2495,15 @@ def _on_fork(sup, request):
 def _on_counted_fork(sup, request):
     """A copy of memory counts; a child that shares it (vfork) does not."""
     def look():
+        status = _task_status(request.tid)
+        if "Tgid" not in status:
+            raise OSError(errno.EAGAIN, "status")
         if not shares:
-            return sup.memory.fits(sup.memory.of(request.tid))
-        sup.census.sharers.add(int(_task_status(request.tid).get("Tgid", 0)))  # for _shares_memory
+            return sup.memory.fits(sup.memory.of(status))
+        sup.census.sharers.add(int(status["Tgid"]))  # for _shares_memory
         return True
     shares = request.nr == _NR.get("vfork") or request.nr == _NR["clone"] and request.args[0] & CLONE_VM
-    if sup.launching.unseen if shares else sup.memory.limit():
+    if sup.memory.limit() or shares and sup.launching.unseen:  # so that nobody comes during a look at memory
         return sup.look(request, look, lambda fits: _fork_or_refuse(sup, request, fits))
     return _fork_or_refuse(sup, request, True)
 
@@ -2524,36 +2529,58 @@ class _Census:
     let through is not visible at once. It counts until its caller has made another request, has
     ended, or is seen in another syscall; never by time, since a fork can take long.
     """
+    PATIENCE_S = 0.2
 
     def __init__(self, supervisor):
         self._sup = supervisor
         self.population, self.admitted = 1, 0
         self.sharers = set()  # processes that have made one with the same memory, by vfork too
-        self.in_flight = set()
+        self.in_flight = {}    # task -> the number of its fork
+        self.asking, self.tid = _thread.allocate_lock(), None  # held by a thread that asks
 
     def admit(self, tid):
         self.population += 1
         self.admitted += 1
-        self.in_flight.add(tid)
+        self.in_flight[tid] = self.admitted
         self._sup.forked = True
 
     def take(self, then):
         """Counts with the supervisor's help, which alone may look into /proc; then calls `then`
         here. What was admitted in the meantime is added."""
-        sup, asked, in_flight = self._sup, self.admitted, set(self.in_flight)
-        forks = {_NR.get(name) for name in ("clone", "fork", "vfork")}
+        sup, asked, in_flight = self._sup, self.admitted, dict(self.in_flight)
 
         def count():
-            pending = {tid for tid in in_flight if _syscall_of(tid) in forks | {None}}
+            pending = self._pending(list(in_flight))
             members = sup.members()  # in this order: what is over is visible
             counted = len(pending) + sum(pid == sup.pid or not _reap_adopted(pid) for pid in members)
 
             def correct():
-                self.in_flight -= in_flight - pending
+                for tid, number in in_flight.items():
+                    if tid not in pending and self.in_flight.get(tid) == number:
+                        del self.in_flight[tid]
                 self.population = counted + self.admitted - asked
                 then()
             sup.broker.mailbox.post(correct)
         sup.mailbox.post(count)
+
+    def _pending(self, tids):
+        """Those of some tasks whose fork may be going on. Who executes keeps the lock that this takes
+        (exec_update_lock; fs/proc/base.c: lock_trace) for as long as the program likes: a thread asks."""
+        forks, answers = {_NR.get(name) for name in ("clone", "fork", "vfork")}, queue.SimpleQueue()
+
+        def ask():
+            try:
+                self.tid = _begin_thread()
+                answers.put([tid for tid in tids if _syscall_of(tid) in forks | {None}])
+            finally:
+                self.asking.release()
+        if tids and not self.asking.locked():
+            try:
+                _start_thread(ask, held=self.asking)
+                return answers.get(timeout=self.PATIENCE_S)
+            except (LaunchError, queue.Empty):
+                pass  # there can be none, or it waits
+        return tids
 
 
 def _on_other_process(argument, reads=None, writes=None):
@@ -2805,6 +2832,8 @@ def _socket_call(sup, request, family, fd, sockaddr, act):
         elif domain == AF_UNIX:
             call.act = _resolve_unix(sup, call, sockaddr, act, sock)
         elif domain in (AF_INET, AF_INET6):
+            if kind not in (SOCK_STREAM, SOCK_DGRAM):
+                raise OSError(errno.EACCES, "a raw socket")
             used = _judge_inet(sup, call, domain, kind, sockaddr)
             call.act = lambda: act(call, sock, used)
         elif domain != AF_NETLINK:  # what setsockopt(TCP_ULP) may have made of it
@@ -2844,7 +2873,7 @@ def _unseen_socket_call(sup, request, family, sockaddr):
 def _possible_kinds(sup, family, sockaddr):
     """The types of socket that a call may go through: to a stream one sendto(2) gives no address, and
     what is no TCP port of the policy Landlock refuses."""
-    datagrams, ports = _datagram_kinds(sup.policy)[0], _connect_ports(sup.policy, "tcp")
+    datagrams, ports = _datagram_kinds(sup.policy)[0] or sup.launching.given, _connect_ports(sup.policy, "tcp")
     port = int.from_bytes(sockaddr[2:4], "big")
     streams = sup.launching.abi < 4 or ports is None or any(low <= port <= high for low, high in ports)
     if datagrams and (family == "sendto" or not streams):
@@ -3103,9 +3132,9 @@ def _on_watch(sup, request):
 
 
 # -- datagrams, and what else sendmsg(2) sends ------------------------------------------------------
-# Trapped only where a rule lets datagram sockets exist.
+# Trapped only where a rule lets datagram sockets exist, or the host has given one.
 
-_PIECE = 1 << 18          # of a payload; more than any datagram can have
+_PIECE, _DATAGRAM_LIMIT = 1 << 18, 1 << 20  # of the payload of a stream; of a datagram, which is one piece
 _CONTROL_LIMIT = 1 << 14
 _IOV_LIMIT = 1024         # UIO_MAXIOV
 # Ancillary data that changes neither the way nor the origin of a packet: (level, type); ip(7),
@@ -3118,7 +3147,8 @@ _CMSGHDR = struct.Struct("=Qii")
 def _on_sendto(sup, request):
     fd, buffer, size, flags, address, length = request.args
     message = _Message(request, flags)
-    message.address = _read_sockaddr(request, address, length & 0xffffffff)
+    if length & 0xffffffff:
+        message.address = _read_sockaddr(request, address, length & 0xffffffff)
     message.vectors = [(buffer, size)]
     return sup.judge(_message_call(sup, message, fd))
 
@@ -3145,8 +3175,11 @@ def _on_sendmmsg(sup, request):
             return _return(sent)
         if call.message is None:
             return _return(sent) if sent else _unseen_messages(sup, call, fd, headers, count)
-        if "sendto" in sup.asked:
-            return sup.judge(call)
+        if "sendto" in sup.asked or call.abstract is not None:  # somebody else has to be asked first
+            if not sent:
+                return sup.judge(call)
+            call.close()
+            return _return(sent)
         call.message.patient = not sent
         refusal = sup.last_denial(call)
         reply = sup.refused(call, *refusal) if refusal else sup._perform(call, call.act)
@@ -3166,6 +3199,9 @@ def _unseen_messages(sup, first, fd, headers, count):
         if refusal:
             return sup.refused(call, *refusal)
         call.close()
+        if call.abstract is not None:
+            raise _NoDescriptor(errno.EPERM, "several messages to abstract sockets cannot be judged where "
+                                "pidfd_getfd(2) is refused")
     return sup.judge(first)
 
 
@@ -3254,12 +3290,14 @@ class _Message:
     def send(self, sup, call, sock, address):
         """On the broker without waiting, None where a blocking socket would have to; on a worker
         until all is sent, as the kernel does."""
-        is_stream = _socket_kind(sock)[1] == SOCK_STREAM
+        is_stream, size = _socket_kind(sock)[1] == SOCK_STREAM, sum(size for _, size in self.vectors)
+        if not is_stream and size > min(_DATAGRAM_LIMIT, int.from_bytes(_socket_option(sock, SO_SNDBUF), sys.byteorder)):
+            return _refuse(errno.EMSGSIZE)
         waits = not self.flags & MSG_DONTWAIT and self.patient and not (
             fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK)
         while True:
             try:
-                payload, more = self._piece()
+                payload, more = self._piece(_PIECE if is_stream else size)
             except OSError:
                 if not self.sent:
                     raise
@@ -3272,7 +3310,7 @@ class _Message:
             if sent == -errno.EAGAIN and waits and call.where != _WORKER:
                 return None
             if sent < 0:
-                return _return(self.sent) if self.sent else self._failed(-sent, is_stream)
+                return _return(self.sent) if self.sent else self._failed(sup, -sent, is_stream)
             self.sent += sent
             self.control = b""
             if not is_stream or not (more or sent < len(payload)) or not waits:
@@ -3280,9 +3318,9 @@ class _Message:
             if call.where != _WORKER:
                 return None
 
-    def _piece(self):
+    def _piece(self, limit):
         """-> (the next bytes of the payload, whether more follow)."""
-        remote, skip, left = [], self.sent, _PIECE
+        remote, skip, left = [], self.sent, limit
         for base, size in self.vectors:
             start = min(skip, size)
             skip -= start
@@ -3290,7 +3328,7 @@ class _Message:
             if take:
                 remote.append(_IOVEC.pack(base + start, take))
             left -= take
-        wanted = _PIECE - left
+        wanted = limit - left
         buffer = ctypes.create_string_buffer(wanted or 1)
         got = wanted and _slow(_NR["process_vm_readv"], self.request.tid, _IOVEC.pack(_address(buffer), wanted),
                                1, b"".join(remote), len(remote), _ZERO)
@@ -3310,8 +3348,9 @@ class _Message:
         quick = 0 if call.where == _WORKER else MSG_DONTWAIT
         return _raw(_NR["sendmsg"], sock, _address(header), self.flags | quick | MSG_NOSIGNAL)
 
-    def _failed(self, error, is_stream):
+    def _failed(self, sup, error, is_stream):
         if error == errno.EPIPE and is_stream and not self.flags & MSG_NOSIGNAL:
+            sup.listener.check(self.request)
             _raw(_NR["tkill"], self.request.tid, signal.SIGPIPE)
         return _refuse(error)
 
@@ -4125,12 +4164,13 @@ class _PathCall(_Record):
 
 
 def _on_path(sup, request):
-    """One of these calls. A path that is a null pointer is one in a register: the kernel refuses it, or
-    means the descriptor alone (futimens(3)). access(2) goes by the permitted capabilities."""
+    """One of these calls. A path that is a null pointer means the descriptor alone in futimens(3), and since 6.11 with
+    AT_EMPTY_PATH in stat(2); elsewhere it is an address like others (vm.mmap_min_addr may be 0), and refused. access(2)
+    goes by the permitted capabilities."""
     row, args = _PATH_CALLS[request.nr], request.args
-    if not args[row.path]:
-        return _refuse(errno.EFAULT) if row.prepare in (_prepare_make, _prepare_move) else _CONTINUE
     flags = row.fixed if row.flags is None else args[row.flags] & 0xffffffff
+    if not args[row.path] and row.family == "utimensat" and _argument(args, row.dirfd) & 0xffffffff != AT_FDCWD & 0xffffffff:
+        return _CONTINUE
     if row.flags is not None and flags & ~row.allowed:
         return _refuse(errno.EINVAL)
     if row.family == "access" and request.capabilities and not flags & AT_EACCESS:
@@ -4142,7 +4182,9 @@ def _judge_path(sup, request, row, flags):
     call, args = _Call(request, row.family, None), request.args
     with call:
         rest = [load(request, index) for load, index in row.rest]
-        name = _read_string(request, args[row.path], 4096)
+        if not args[row.path] and (row.family != "stat" or not flags & AT_EMPTY_PATH):
+            return _refuse(errno.EFAULT)
+        name = _read_string(request, args[row.path], 4096) if args[row.path] else b""
         if not name and not flags & AT_EMPTY_PATH:
             return _refuse(errno.ENOENT)
         path = _Path(sup, call, _argument(args, row.dirfd), name)
@@ -4217,6 +4259,13 @@ def _prepare_move(path, row, flags, rest):
         target.moves, end = True, _Path(sup, target, _argument(args, row.dirfd2), name).place()
 
     def act():
+        with sup.denied.moving:
+            try:
+                return moved()
+            finally:
+                sup.denied.moves += 1
+
+    def moved():
         refusal = sup.last_denial(source)  # a rule may have come with the second event
         if refusal:
             return sup.refused(source, *refusal)
@@ -4480,7 +4529,7 @@ class _Exec:
         found = _mapped_files(process)
         inodes = [inode for _, inode in found]
         return (all(inodes.count(inode) <= expected.count(inode) for inode in inodes)
-                and {path.replace("\\012", "\n") for path in found.values()} <= self.expected_paths)
+                and set(found.values()) <= {path.replace("\n", "\\012") for path in self.expected_paths})
 
 
 def _shown(dirfd, name):
@@ -4603,12 +4652,20 @@ _EXPLAINED = ("openat", "truncate", "unlinkat", "mkdirat", "mknodat", "symlinkat
               "connect", "bind", "execve")  # what Landlock may refuse, in families
 
 
+def _sends_to_addresses(fd):
+    """Whether it is a socket that does not have to be connected: which the host itself gives to the program."""
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode) and _socket_kind(fd)[1] not in (SOCK_STREAM, SOCK_SEQPACKET)
+    except OSError:
+        return False  # closed
+
+
 def _has_datagrams(policy, abi):
     return any(_datagram_kinds(policy))
 
 
 def _datagram_kinds(policy):
-    """-> (UDP sockets exist, Unix datagram sockets exist)."""
+    """-> (UDP sockets, Unix datagram sockets can be made)."""
     schemes = {s for text in policy.net_allow + policy.net_deny for s in _endpoint("net", text).schemes}
     return "udp" in schemes or bool(policy.net_deny), "unix" in schemes
 
@@ -4661,8 +4718,8 @@ _HANDLERS = _by_name({  # syscalls: (handler, needs to know the task, what else 
     "open creat openat openat2": (_on_open, True, _opens_on_behalf, "openat"),
     "mmap mremap": (_on_growth, False, _limits_memory, "mmap"),
     "memfd_create": (_on_memfd, False, _limits_memory, None),
-    # Its pages are counted nowhere: as where the kernel has none.
-    "memfd_secret": (_refusing(errno.ENOSYS), False, _limits_memory, None),
+    # Their pages are counted nowhere (of huge ones a byte keeps all): as where the kernel has none.
+    "memfd_secret vmsplice": (_refusing(errno.ENOSYS), False, _limits_memory, None),
     "setpgid": (_on_setpgid, True, _always, None),
     "close_range": (_refusing(errno.EINVAL), False, _always, None),
     "capset": (_on_capset, False, _always, None),
@@ -4963,9 +5020,11 @@ def _with_real_id(uid, function):
 def _is_visible(pid):
     """On the broker: whether it may look at a process (PTRACE_MODE_READ; ptrace(2)), which below Landlock's ABI 6
     tells who is in its domain. What fails behind that question: a zombie has no program any more (ENOENT), its path
-    may be too long (ENAMETOOLONG), or there is no page for it (ENOMEM); fs/proc/base.c: proc_pid_readlink."""
-    return _slow(_NR["readlinkat"], AT_FDCWD, b"/proc/%d/exe" % pid, ctypes.create_string_buffer(1), 1) in (
-        1, -errno.ENOENT, -errno.ENAMETOOLONG, -errno.ENOMEM)
+    may be too long (ENAMETOOLONG); fs/proc/base.c: proc_pid_readlink. OSError where there is no memory for it."""
+    found = _slow(_NR["readlinkat"], AT_FDCWD, b"/proc/%d/exe" % pid, ctypes.create_string_buffer(1), 1)
+    if found == -errno.ENOMEM:
+        _result(found, "exe")
+    return found in (1, -errno.ENOENT, -errno.ENAMETOOLONG)
 
 
 class _ByProcess:
@@ -5358,7 +5417,7 @@ class _Supervisor:
         request = self.listener.receive()
         if request is None:
             return
-        self.census.in_flight.discard(request.tid)
+        self.census.in_flight.pop(request.tid, None)
         approved = self.continued.pop(request.tid, None)
         if approved is not None:
             same = (request.nr, request.args) == (approved.nr, approved.args)
@@ -5809,6 +5868,7 @@ class _Supervisor:
         self.unlooked.put(None)
         _is_free(self.looking, self.SWEEP_LIMIT_S)
         _is_free(self.memory.reader.running, self.SWEEP_LIMIT_S)
+        _is_free(self.census.asking, self.SWEEP_LIMIT_S)
         if not self.broker.close():
             self.fail("a thread that acted for the program is still blocked")
             self.launching.keep_undumpable()
@@ -5922,7 +5982,7 @@ class _Supervisor:
         with self.finished:
             pass
         _await_threads(self.pad_tid, self.broker.tid, self.tid, self.looker_tid, self.memory.reader.tid,
-                       self.callback and self.callback.tid)
+                       self.census.tid, self.callback and self.callback.tid)
 
     def release(self):
         with self.lock:
@@ -5963,6 +6023,7 @@ class _Memory:
     LOOKS_MS = 100
     LOOK_S = 1.0            # at descriptors
     FEW_DESCRIPTORS = 1024  # are looked at whatever it takes
+    TRIES = 50
     THREAD_BYTES = 24 << 10
     INODE_BYTES = 1024      # of a tmpfs, of extended attributes too; mm/shmem.c: BOGO_INODE_SIZE
 
@@ -5982,30 +6043,36 @@ class _Memory:
         descriptor, wherever the program moves its path to."""
         if self._is_open or not self.limit():
             return
-        writable = self._sup.writable
-        for mount in _mounts() if writable else ():
-            point = os.fsdecode(mount.point)
-            if mount.kind in _MEMORY_FILESYSTEMS and b"ro" not in mount.options.split(b",") and any(
-                    _is_beneath(point, path) or _is_beneath(path, point) for path in writable):
-                try:
-                    fd = _high_fd(os.open(point, O_PATH | os.O_CLOEXEC))
-                except (FileNotFoundError, NotADirectoryError):
-                    continue  # another mount hides it
-                except PermissionError as e:
-                    if _is_hidden(point, self._sup.denied.uid):
-                        raise LaunchError("max_memory", e.errno, point, "a tmpfs that cannot be looked at") from e
-                    continue  # nobody inside can come there either
-                with _NewFd(fd):
-                    device, used = os.fstat(fd).st_dev, self._used(fd)
-                    is_it = mount.device == b"%d:%d" % (os.major(device), os.minor(device))
-                    if is_it and not os.statvfs(fd).f_blocks:  # nobody can tell how much is in it
-                        self._sup.launching.leave_out(
-                            "max_memory", "a size of its own for the file system in memory on %s" % point)
-                if is_it and device not in self._tmpfs:
-                    self._tmpfs[device] = fd, used
-                else:
-                    os.close(fd)
+        for _ in range(self.TRIES if self._sup.launched else 1):  # the program may be renaming what is above one
+            if all([self._open(mount) for mount in (_mounts() if self._sup.writable else ())]):
+                break
         self._is_open = True
+
+    def _open(self, mount):
+        """False where a tmpfs is not where it is mounted: another mount hides it."""
+        point = os.fsdecode(mount.point)
+        if mount.kind not in _MEMORY_FILESYSTEMS or b"ro" in mount.options.split(b",") or not any(
+                _is_beneath(point, path) or _is_beneath(path, point) for path in self._sup.writable):
+            return True
+        try:
+            fd = _high_fd(os.open(point, O_PATH | os.O_CLOEXEC))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except PermissionError as e:
+            if _is_hidden(point, self._sup.denied.uid):
+                raise LaunchError("max_memory", e.errno, point, "a tmpfs that cannot be looked at") from e
+            return True  # nobody inside can come there either
+        with _NewFd(fd):
+            device, used = os.fstat(fd).st_dev, self._used(fd)
+            is_it = mount.device == b"%d:%d" % (os.major(device), os.minor(device))
+            if is_it and device not in self._tmpfs:
+                if not os.statvfs(fd).f_blocks:  # nobody can tell how much is in it
+                    self._sup.launching.leave_out(
+                        "max_memory", "a size of its own for the file system in memory on %s" % point)
+                self._tmpfs[device] = fd, used
+                return True
+        os.close(fd)
+        return is_it
 
     def close(self):
         with self._lock:  # a thread of the host may be looking
@@ -6026,75 +6093,103 @@ class _Memory:
         return (info.f_blocks - info.f_bfree) * info.f_frsize + (info.f_files - info.f_ffree) * _Memory.INODE_BYTES
 
     @staticmethod
-    def of(pid):
+    def of(status):
         """Bytes of a process that are its own: data and stack, or what of its pages is in use (those made
         read-only since are no data any more), huge pages, and what the kernel has for it and its threads."""
-        status = _task_status(pid)
         mapped, used, more = (
             sum(int(status.get(name, "0").split()[0]) << 10 for name in names)
             for names in (("VmData", "VmStk"), ("RssAnon", "VmSwap"), ("HugetlbPages", "VmPTE")))
         return max(mapped, used) + more + int(status.get("Threads", "0")) * _Memory.THREAD_BYTES
 
     def _take_stock(self):
-        tasks = {pid: _living_task(pid) for pid in self._sup.members()}
-        files, held = self._memfds(tasks) if self.has_memfds else ({}, {})
-        mapped, touched = self._mapped(tasks) if self.has_shared else ({}, {})
-        own = {pid: self.of(task) for pid, task in tasks.items()}
-        held = {pid: {**held.get(pid, {}), **mapped.get(pid, {})} for pid in tasks}
-        return _Stock(own, held, files, touched,
-                      sum(max(0, self._used(fd) - before) for fd, before in self._tmpfs.values()))
+        """No fork is admitted during a look, but one may be under way: who came is looked at too, since its parent
+        may have ended before it was."""
+        stock, known, self._known, pids = _Stock(), self._known, {}, set()
+        for _ in range(self.TRIES):
+            came = set(self._sup.members()) - pids
+            if not came:
+                break
+            pids |= came
+            self._count(stock, came, known)
+        for pid in pids - stock.own.keys():  # who was killed
+            stock.drop(pid)
+        stock.written = sum(max(0, self._used(fd) - before) for fd, before in self._tmpfs.values())
+        return stock
 
-    def _memfds(self, tasks):
-        """-> ({inode: bytes} of the files in memory that any process has open, {pid: {inode: 0}} of its own). Who has
-        so many descriptors that they cannot be looked at in time is killed, and taken out of `tasks`."""
-        sizes, held, deadline = {}, {}, time.monotonic() + self.LOOK_S
-        counts = {pid: _descriptor_count(task) for pid, task in tasks.items()}
+    def _count(self, stock, pids, known):
+        """Adds some processes to a stock. Who cannot be looked at is killed, and taken out of `pids`."""
+        if self.has_memfds:
+            self._count_memfds(stock, pids)
+        found = self._mapped(stock, pids, known) if self.has_shared else {}
+        for pid in sorted(pids):
+            status = self._ask(pids, pid, _task_status, {})
+            if pid in pids:
+                stock.own[pid] = self.of(status)
+                stock.held[pid] = {**stock.held.get(pid, {}), **found.get(pid, {})}
+
+    def _ask(self, pids, pid, read, ended):
+        try:
+            return _by_living_task(pid, read, ended)
+        except _TooQuick:
+            self._drop(pids, pid, "its threads end before they can be looked at")
+            return ended
+
+    def _drop(self, pids, pid, why):
+        self._kill(pid, why, 0)
+        pids.discard(pid)
+
+    def _count_memfds(self, stock, pids):
+        """The files in memory that processes have open; of so many descriptors that it takes too long nobody can."""
+        deadline = time.monotonic() + self.LOOK_S
+        counts = {pid: self._ask(pids, pid, _descriptor_count, 0) for pid in sorted(pids)}
 
         def late(pid):
             return counts[pid] > self.FEW_DESCRIPTORS and time.monotonic() > deadline
-        for pid in sorted(counts, key=counts.get):
+
+        def read(task):
+            sizes = {}
             try:
-                names = () if late(pid) else os.listdir("/proc/%d/fd" % tasks[pid])
+                names = () if late(pid) else os.listdir("/proc/%d/fd" % task)
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended
-            except OSError as e:
-                self._kill(pid, "its descriptors cannot be looked at: %s" % e.strerror, 0)
-                del tasks[pid]
-                continue
+                return sizes  # it ended
             for name in names:
-                if late(pid):
-                    break
                 try:
-                    info = os.stat("/proc/%d/fd/%s" % (pid, name))
+                    info = os.stat("/proc/%d/fd/%s" % (task, name))
                 except OSError:
                     continue  # it was closed
                 if info.st_dev == _memory_device():
                     sizes[info.st_ino] = info.st_blocks * 512
-                    held.setdefault(pid, {})[info.st_ino] = 0
+                if late(pid):
+                    break
+            return sizes
+        for pid in sorted(pids, key=counts.get):
+            try:
+                sizes = self._ask(pids, pid, read, {})
+            except PermissionError as e:
+                self._drop(pids, pid, "its descriptors cannot be looked at: %s" % e.strerror)
+                continue
+            stock.files.update(sizes)
+            stock.held[pid] = dict.fromkeys(sizes, 0)
             if late(pid):
-                self._kill(pid, "its %d descriptors cannot be looked at in time" % counts[pid], 0)
-                del tasks[pid]
-        return sizes, held
+                self._drop(pids, pid, "its %d descriptors cannot be looked at in time" % counts[pid])
 
-    def _mapped(self, tasks):
-        """-> ({pid: {inode: bytes}} of the files in memory that processes have mapped, {pid: bytes} of shared memory
-        where nobody can tell more). Who makes the look late for long is killed, and taken out of `tasks`."""
-        found, late, known, mapped, touched = self.reader.look(tasks), self.reader.late(), self._known, {}, {}
-        if late in tasks:
-            self._kill(late, "what it has mapped cannot be looked at in time", 0)
-            del tasks[late]
-        self._known = {}
-        for pid, task in tasks.items():
-            now = int(_task_status(task).get("RssShmem", "0 kB").split()[0]) << 10
+    def _mapped(self, stock, pids, known):
+        """-> {pid: {inode: bytes}} of the files in memory that processes have mapped; of shared memory of which nobody
+        can tell more what is touched. Who makes the look late for long is killed."""
+        found, late, mapped = self.reader.look(pids), self.reader.late(), {}
+        if late in pids:
+            self._drop(pids, late, "what it has mapped cannot be looked at in time")
+        for pid in sorted(pids):
+            now = int(self._ask(pids, pid, _task_status, {}).get("RssShmem", "0 kB").split()[0]) << 10
             sizes, before = known.get(pid, ({}, 0))
             if pid not in found:  # too late: what it had, and what it has touched since
-                mapped[pid], touched[pid] = sizes, max(0, now - before)
+                mapped[pid], stock.touched[pid] = sizes, max(0, now - before)
             elif found[pid] is None:  # not to be looked at (any more): as if it were its own
-                touched[pid] = max(now, sum(sizes.values()))
+                stock.touched[pid] = max(now, sum(sizes.values()))
             else:
                 mapped[pid], sizes, before = found[pid], found[pid], now
             self._known[pid] = sizes, before
-        return mapped, touched
+        return mapped
 
     def fits(self, more):
         """Whether the sandbox may grow by that; gives out the limits anew."""
@@ -6132,7 +6227,7 @@ class _Memory:
 
     def _divide(self, own, total):
         left, now = max(0, self.limit() - total), rlimit64()
-        data = {pid: int(_task_status(_living_task(pid)).get("VmData", "0").split()[0]) << 10 for pid in own}
+        data = {pid: int(self._ask(set(), pid, _task_status, {}).get("VmData", "0").split()[0]) << 10 for pid in own}
         for pid in self._sup.members(among=list(own)):  # after reading, which may have taken long
             try:
                 self._sup.prlimit(pid, RLIMIT_DATA, 0, _address(now))
@@ -6149,8 +6244,8 @@ class _Stock:
     or mapped; `touched`: shared memory, where nobody can tell more. `files`: {inode: bytes} of those that anybody
     has open. `written`: to a tmpfs."""
 
-    def __init__(self, own, held, files, touched, written):
-        self.own, self.held, self.files, self.touched, self.written = own, held, files, touched, written
+    def __init__(self):
+        self.own, self.held, self.files, self.touched, self.written = {}, {}, {}, {}, 0
 
     def total(self):
         sizes = {}
@@ -6169,11 +6264,25 @@ class _Stock:
             table.pop(pid, None)
 
 
-def _living_task(pid):
-    """A task that tells of a process's memory: the first one may have ended before the others."""
-    if "VmData" in _task_status(pid):
-        return pid
-    return next((int(tid) for tid in _listed("/proc/%d/task" % pid) if "VmData" in _task_status(int(tid))), pid)
+class _TooQuick(Exception):
+    """The tasks of a process follow each other faster than they can be read."""
+
+
+def _by_living_task(pid, read, ended):
+    """What read(task) tells of a process's memory: of a task that has it before and after, since the first one may
+    have ended before the others. `ended` where all have, or are about to."""
+    seen, tids = set(), [pid]
+    for _ in range(_Memory.TRIES):
+        for tid in tids:
+            if "VmData" in _task_status(tid):
+                found = read(tid)
+                if "VmData" in _task_status(tid):
+                    return found
+        tids = [int(tid) for tid in _listed("/proc/%d/task" % pid)]
+        if seen.issuperset(tids):
+            return ended  # nobody has come
+        seen.update(tids)
+    raise _TooQuick
 
 
 def _all_shared_memory():
@@ -6196,36 +6305,38 @@ def _descriptor_count(pid):
 class _MapsReader:
     """What processes have mapped of files in memory. Each page of that text waits for the process, for as long as
     that likes: so a thread reads, the quick ones first."""
-    LOOK_S, LATE_S = 1.0, 5.0
+    LOOK_S, LATE_S, KEPT_S = 1.0, 5.0, 60.0
 
     def __init__(self):
         self.running, self.tid = _thread.allocate_lock(), None  # held by the thread
         self._at, self._reads = None, {}  # (pid, since when it is read); pid -> (whether that took long, when)
         self._in_time = time.monotonic()  # when nobody made that late
 
-    def look(self, tasks):
-        """{pid: {inode: bytes}} of those that can be told of in time, None where nobody may know. `tasks`: pid ->
-        a task that tells of it."""
-        found, done = {}, queue.SimpleQueue()
+    def look(self, pids):
+        """{pid: {inode: bytes}} of those that can be told of in time, None where nobody may know."""
+        found, done, now = {}, queue.SimpleQueue(), time.monotonic()
         if not self.running.locked():
-            self._at, self._reads = None, {pid: row for pid, row in self._reads.items() if pid in tasks}
+            self._at = None
+            self._reads = {pid: row for pid, row in self._reads.items() if now - row[1] < self.KEPT_S}
             # Slow ones last, and of the others those first that have waited for longest.
-            rows = sorted(tasks.items(), key=lambda row: self._reads.get(row[0], (False, 0.0)))
+            pids = sorted(pids, key=lambda pid: self._reads.get(pid, (False, 0.0)))
             try:
-                _start_thread(self._read, rows, found, done, held=self.running)
+                _start_thread(self._read, pids, found, done, held=self.running)
                 done.get(timeout=self.LOOK_S)
             except (LaunchError, queue.Empty):
                 pass  # there is no thread, or it is late
         return dict(found)
 
-    def _read(self, rows, found, done):
+    def _read(self, pids, found, done):
         try:
             self.tid, deadline = _begin_thread(), time.monotonic() + self.LOOK_S
-            for pid, task in rows:
+            for pid in pids:
                 begun = time.monotonic()
                 self._at = pid, begun
                 try:
-                    found[pid] = _mapped_memory(task, deadline)
+                    found[pid] = _by_living_task(pid, lambda task: _mapped_memory(task, deadline), {})
+                except _TooQuick:
+                    found[pid] = None
                 finally:
                     now = time.monotonic()
                     self._reads[pid] = now - begun > self.LOOK_S / 2, now
@@ -6652,6 +6763,7 @@ class _DeniedPaths:
         self._changes = self._looked_at = 0  # changes so far; and when it was last looked for links
         self._links = {}    # identity -> field
         self._scanned = {}  # name -> identities of the files beneath that have other names
+        self.moving, self.moves = _thread.allocate_lock(), 0  # held while something is; how often it was
         for path in paths:
             self.add(path, "fs_denied")
 
@@ -6696,8 +6808,11 @@ class _DeniedPaths:
             for (_, field), row in self._rows.items():
                 table.enter(field, *row)
             self.table = table
-            self._scanned = {}  # while it was allowed, links could be made
-            self._changes += 1
+            self.look_again()  # while it was allowed, links could be made
+
+    def look_again(self):
+        self._scanned = {}
+        self._changes += 1
 
     def field(self, path, identities, moves=False):
         """The policy field that denies a file, or None. `moves`: its name would mean something else
@@ -6821,6 +6936,7 @@ class PolicyContext:
     A policy starts at its ceiling, the static one. restrict_* shrink it for good; after that grant_*
     of the same field raises PolicyFnError. Bad values raise PolicyError.
     """
+    MOVE_S = 10.0
 
     def __init__(self, supervisor, network, max_memory, max_processes, files_are_trapped):
         self._sup, self._files_are_trapped = supervisor, files_are_trapped
@@ -6924,12 +7040,19 @@ class PolicyContext:
     def deny_path(self, path):
         """Denies a path and all beneath it, on every trapped file call, connect and bind to a socket
         file, and execve, whatever name reaches it. PolicyFnError where not all file events are asked for:
-        what is not trapped could rename it."""
+        what is not trapped could rename it; TimeoutError where what is just being renamed or linked takes long."""
         path = _path("deny_path", path)
         if not self._files_are_trapped:
             raise PolicyFnError('deny_path needs all file events: put "file" into policy_events')
+        denied = self._sup.denied
         with self._lock:
-            self._sup.denied.add(path, "policy_fn")
+            moves = denied.moves
+            denied.add(path, "policy_fn")
+        if not _is_free(denied.moving, self.MOVE_S):  # it may take something out of there, or give it another name
+            raise TimeoutError(errno.ETIMEDOUT, "the rule holds, but not for what is just being moved", path)
+        with self._lock:
+            if denied.moves != moves:
+                denied.look_again()
 
     def allow_path(self, path):
         """Takes deny_path back; what fs_denied names stays denied."""
@@ -7159,11 +7282,13 @@ class _Launch:
         self.lasting_fds.append(self.death_write)
         binding = ("sched_setaffinity",) if policy.cpu_cores is not None else ()
         self.trapped = _trapped_syscalls(policy, self.abi)
+        self.given = any(_sends_to_addresses(number if fd is None else fd) for number, fd in enumerate(self.stdio))
+        self.trapped += tuple({"sendto", "sendmsg", "sendmmsg"} - set(self.trapped)) * self.given
         # Under a container's profile some calls are left to the kernel: see _continue_if_private.
         self.unseen = _raw(_NR["pidfd_getfd"], -1, 0, 0) == -errno.EPERM
         binding += ("io_setup", "io_submit") * self.unseen
         self.filter = _policy_filter(policy.extra_deny_syscalls + binding, policy.extra_allow_syscalls,
-                                     _ARCH, self.trapped, (), _datagram_kinds(policy),
+                                     _ARCH, self.trapped, (), (*_datagram_kinds(policy), self.given),
                                      self.abi == 0 or self.abi >= ABI_TRUNCATE) if self.supervised else (
             _static_filter(policy, binding))
         self.descriptors = () if _kernel_flags().marks_ranges else _possible_descriptors()

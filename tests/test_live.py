@@ -499,6 +499,43 @@ def test_a_denied_program_is_not_executed_nor_as_an_interpreter(tmp_path):
     assert Sandbox(policy_fn=lambda e, c: None, **fields).run(command).stdout.count(b"ran") == 4
 
 
+LINKS = """
+import os, sys
+os.link("secret/key", "copy")
+sys.stdin.readline()
+try: print(open("copy").read())
+except PermissionError: print("denied")
+"""
+
+
+def test_a_link_that_is_under_way_is_no_way_around_deny_path(tmp_path, monkeypatch):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key").write_text("key")
+    slow, begun = sandlock._slow, threading.Event()
+
+    def late(nr, *args):  # a directory of which the program holds the lock
+        if nr == sandlock._NR["linkat"]:
+            begun.set()
+            time.sleep(1)
+        return slow(nr, *args)
+    monkeypatch.setattr(sandlock, "_slow", late)
+    with box(tmp_path, cwd=tmp_path, policy_fn=lambda event, ctx: None).popen([sys.executable, "-S", "-c", LINKS], stdin=1, stdout=1) as process:
+        assert begun.wait(60)
+        process.policy.deny_path(tmp_path / "secret")
+        process._supervisor.denied.look(lambda: False)  # as an event of a file with several names does
+        process.stdin.write(b"\n")
+        result = process.wait(timeout=60)
+    assert result.stdout == b"denied\n" and result.denials, result
+
+
+def test_programs_with_odd_names_run_where_they_are_judged(tmp_path):
+    for name in "x\\012y", "x\ny", "x (deleted)", " x ", "x\\ty":
+        shutil.copy(os.path.realpath(shutil.which("true")), tmp_path / name)
+        result = box(tmp_path, cwd=tmp_path, fs_denied=["/etc/hostname"], policy_fn=lambda event, ctx: None).run(
+            ["sh", "-c", 'exec "$1"', "-", "./" + name])
+        assert result.success and not result.policy_errors, (name, result)
+
+
 def test_whoever_is_refused_a_process_is_told_by_that_of_its_thread():
     code = ("import os, threading\ndef fork():\n    try: os.fork()\n    except BlockingIOError: print(os.getpid(), os.getppid())\n"
             "thread = threading.Thread(target=fork)\nthread.start()\nthread.join()")
@@ -893,7 +930,7 @@ def test_what_comes_while_a_payload_is_read_holds_for_it(monkeypatch):
             process = box(net_allow=["udp://127.0.0.1"]).popen([sys.executable, "-S", "-c", "input()\n" + code], stdin=1, stdout=1)
             with process:
                 if restricts:
-                    monkeypatch.setattr(sandlock._Message, "_piece", lambda self: (process.policy.restrict_network([]), read(self))[1])
+                    monkeypatch.setattr(sandlock._Message, "_piece", lambda self, limit: (process.policy.restrict_network([]), read(self, limit))[1])
                 process.stdin.write(b"\n")
                 assert process.stdout.readline() == (b"%d\n" % errno.ECONNREFUSED if restricts else b"1\n")
             if not restricts:

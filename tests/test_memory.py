@@ -203,6 +203,11 @@ def test_processes_whose_first_thread_has_ended_count():
     assert result.stdout.count(b"held") < 3, result
 
 
+def test_what_a_pipe_keeps_of_huge_pages_is_refused():
+    code = "import ctypes; l = ctypes.CDLL(None, use_errno=True); print(l.syscall(%d, 1, None, 0, 0), ctypes.get_errno())" % sandlock._NR["vmsplice"]
+    assert [box(**fields).run([sys.executable, "-S", "-c", code]).stdout for fields in (dict(max_memory="300M"), {})] == [b"-1 38\n", b"0 0\n"]
+
+
 def test_secret_memory_is_counted_nowhere_and_so_refused():
     payload = compiled(EVADERS, "-pthread")
     assert Sandbox(max_memory="100M", fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),)).run([payload, "secret"]).stdout == b"refused\n"
@@ -268,6 +273,59 @@ def test_the_name_of_a_thread_is_no_line_of_its_status(name):
     killed = run("150M")
     assert killed.exit_code in (7, -9) and killed.stdout == b"" and {d.field for d in killed.denials} == {"max_memory"}, killed
     assert name != b"plain" or run("500M").stdout == b"held\n"
+
+
+HANDS_ON = r"""
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+static long held, want; static time_t until; static char stacks[64][16384];
+static void grow(void) {                      // read-only once it is touched: no data any more
+    for (int i = 0; i < 5 && held < want; i++, held++) {
+        char *p = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) _exit(7);
+        memset(p, 1, 1 << 20); mprotect(p, 1 << 20, PROT_READ);
+    }
+    if (time(0) >= until) { write(1, held >= want ? "held\n" : "less\n", 5); _exit(0); }
+    usleep(2000);
+}
+static void *thread(void *x) { pthread_t t; grow(); while (pthread_create(&t, x, thread, x)) usleep(100); return 0; }
+static int process(void *x) {
+    long i = (long)x; grow();
+    while (clone(process, stacks[(i + 1) % 64] + 16000, CLONE_VM, (void *)(i + 1)) < 0) usleep(100);
+    syscall(SYS_exit, 0); return 0;
+}
+int main(int n, char **a) {
+    pthread_attr_t at; pthread_t t;
+    want = atoi(a[2]); until = time(0) + atoi(a[3]); alarm(60);
+    if (!fork()) {                            // takes long to look at, and is no more than that
+        mmap(0, 4096, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        for (int i = 0; i < 20000; i++) mmap(0, 4096, i & 1 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        alarm(atoi(a[3]) + 1); pause();
+    }
+    usleep(500000);
+    if (*a[1] == 'p') { if (!fork()) process(0); sleep(atoi(a[3]) + 1); return 0; }
+    pthread_attr_init(&at); pthread_attr_setstacksize(&at, 65536); pthread_attr_setdetachstate(&at, PTHREAD_CREATE_DETACHED);
+    thread(&at); pthread_exit(0);
+}"""
+
+
+@pytest.mark.parametrize("who", ["threads", "processes"])
+def test_memory_that_is_handed_on_before_it_is_looked_at_counts(who):
+    """The task that tells of it has ended whenever it is asked, and another one has come."""
+    payload = compiled(HANDS_ON, "-pthread")
+    def run(limit):
+        return Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), max_memory=limit, max_processes=2000).run(
+            [payload, who, "300", "4"], timeout=90)
+    killed = run("100M")
+    assert b"held" not in killed.stdout and {d.field for d in killed.denials} == {"max_memory"}, killed
+    assert b"held" in run("1500M").stdout
 
 
 MANY = """
@@ -458,7 +516,7 @@ def test_threads_and_files_of_a_tmpfs_count(tmp_path):
     [thread.start() for thread in threads]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandlock._Memory, "THREAD_BYTES", 1 << 40)
-        assert sandlock._Memory.of(os.getpid()) >= 9 << 40
+        assert sandlock._Memory.of(sandlock._task_status(os.getpid())) >= 9 << 40
     stop.set()
     if os.path.ismount("/dev/shm") and os.statvfs("/dev/shm").f_files:
         with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:

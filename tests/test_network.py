@@ -482,6 +482,35 @@ UNIX_DATAGRAMS = """if True:
             except OSError as e: print(type(e).__name__)"""
 
 
+@pytest.mark.parametrize("fields", [{}, dict(policy_fn=lambda event, ctx: None), dict(policy_fn=lambda event, ctx: True, policy_events=["network"], net_allow=["127.0.0.1"])], ids=["", "asked", "denied"])
+def test_a_datagram_socket_that_the_host_gives_is_judged(tmp_path, fields):
+    code = ("import socket, sys\ns = socket.socket(fileno=0)\nto = eval(sys.argv[1])\n"
+            "for send in lambda: s.sendto(b'x', to), lambda: s.sendmsg([b'x'], [], 0, to):\n"
+            "    try: print(send())\n    except OSError as e: print(e.errno in (1, 13, 111))")
+    for family, own, to in ((socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0)), (socket.AF_UNIX, "", str(tmp_path / "s"))):
+        with socket.socket(family, socket.SOCK_DGRAM) as outside, socket.socket(family, socket.SOCK_DGRAM) as given:
+            outside.bind(to)
+            outside.setblocking(False)
+            os.path.exists(str(tmp_path / "s")) and os.chmod(str(tmp_path / "s"), 0o777)
+            result = box(**fields).run([sys.executable, "-S", "-c", code, repr(outside.getsockname())], stdin=given)
+            assert result.stdout == b"True\nTrue\n" and not result.error, result
+            with pytest.raises(BlockingIOError):
+                outside.recv(1)
+            if not fields:  # the control
+                allow = dict(net_allow=["udp://127.0.0.1"]) if family == socket.AF_INET else dict(net_allow=["unix://"], fs_readable=SYSTEM_PATHS, fs_writable=[str(tmp_path)])
+                assert Sandbox(**{"fs_readable": SYSTEM_PATHS, **allow}).run([sys.executable, "-S", "-c", code, repr(outside.getsockname())], stdin=given).stdout == b"1\n1\n"
+
+
+def test_large_datagrams_and_empty_addresses():
+    code = ("import ctypes, socket\na, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+            "a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)\nsize = min(300000, a.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 1000)\n"
+            "print(size == a.sendmsg([bytes(size)]) == len(b.recv(1 << 20)))\n"
+            "try: a.sendmsg([bytes(8 << 20)])\nexcept OSError as e: print(e.errno)\n"
+            "a, b = socket.socketpair()\nprint(ctypes.CDLL(None).sendto(a.fileno(), b'x', 1, 0, b'xxxx', 0), b.recv(9))")
+    for run in lambda words: box(net_allow=["unix://"]).run(words), lambda words: subprocess.run(words, stdout=subprocess.PIPE):
+        assert run([sys.executable, "-S", "-c", code]).stdout == b"True\n90\n1 b'x'\n"
+
+
 def test_unix_datagrams(tmp_path):
     granted, other = tmp_path / "granted", tmp_path / "other"
     granted.mkdir(), other.mkdir()

@@ -3,6 +3,7 @@ import errno
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,40 @@ def test_no_descriptor_is_inherited_where_a_range_cannot_be_marked(monkeypatch):
         assert fd in [int(word) for word in os.listdir("/proc/self/fd")]  # of the host nothing was closed
     finally:
         os.close(fd)
+
+
+SENDMMSG = r"""
+import ctypes, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+names = [struct.pack("=H", 1) + b"\0" + name.encode() for name in sys.argv[1:]]
+inside = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); inside.bind("\0" + sys.argv[1])
+keep, headers = [], b""
+for name in names:
+    name, data = ctypes.create_string_buffer(name, len(name)), ctypes.create_string_buffer(b"x", 1)
+    vector = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(data), 1))
+    headers += struct.pack("=QIxxxxQQQQIxxxxQ", ctypes.addressof(name), len(name), ctypes.addressof(vector), 1, 0, 0, 0, 0)
+    keep += [name, data, vector]
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+print(libc.sendmmsg(sock.fileno(), headers, len(names), 0), ctypes.get_errno())
+print(libc.sendmmsg(sock.fileno(), headers[64:], 1, 0), ctypes.get_errno())
+"""
+
+
+@requires_abi(1)
+def test_sendmmsg_reaches_no_abstract_socket_outside(monkeypatch):
+    """Below ABI 6 the supervisor looks for the owner of each."""
+    from support import box
+    found, name = sandlock.landlock_abi_version(), "sandlock-%d" % os.getpid()
+    monkeypatch.setattr(sandlock, "landlock_abi_version", lambda: min(found, 5))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as outside:
+        outside.bind("\0" + name)
+        outside.setblocking(False)
+        result = box(net_allow=["unix://"]).run([sys.executable, "-S", "-c", SENDMMSG, name + "-in", name])
+        assert result.stdout == b"1 0\n-1 1\n", result
+        with pytest.raises(BlockingIOError):
+            outside.recv(1)
+        host = subprocess.run([sys.executable, "-S", "-c", SENDMMSG, name + "-in", name], stdout=subprocess.PIPE)
+        assert host.stdout == b"2 0\n1 0\n" and outside.recv(1) == b"x"  # the control
 
 
 FORKS = """

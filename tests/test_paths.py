@@ -153,7 +153,7 @@ for a, b in pairs[::3 if len(sys.argv) > 3 else 1]:
 # O_TMPFILE given a name, descriptors without one, null and bad pointers
 f = os.open("t", os.O_RDWR | os.O_TMPFILE, 0o600); os.write(f, b"tmp"); show(("tmpfile",), call("linkat", D, text(b"/proc/self/fd/%d" % f), D, text(b"t/named"), 0x400), open("t/named").read())
 r, w = os.pipe(); b = ctypes.create_string_buffer(256); show(("pipe",), call("newfstatat", r, text(b""), ctypes.addressof(b), 0x1000), oct(st(b)[3]))
-show(("null",), call("utimensat", 5, 0, buf(struct.pack("=4q", 5, 0, 6, 0)), 0), int(os.stat("t/file").st_mtime), call("newfstatat", D, 0, 0, 0), call("mkdirat", D, 0, 0), call("readlinkat", D, 0, 0, 0))
+show(("null",), call("utimensat", 5, 0, buf(struct.pack("=4q", 5, 0, 6, 0)), 0), int(os.stat("t/file").st_mtime), call("newfstatat", D, 0, 0, 0), call("mkdirat", D, 0, 0), call("readlinkat", D, 0, 0, 0), call("fchmodat", D, 0, 0o600), call("fchownat", D, 0, 0, 0, 0x1000), call("utimensat", D, 0, 0, 0), call("truncate", 0, 0))
 """
 
 
