@@ -507,7 +507,7 @@ def test_large_datagrams_and_empty_addresses():
             "print(size == a.sendmsg([bytes(size)]) == len(b.recv(1 << 20)))\n"
             "try: a.sendmsg([bytes(8 << 20)])\nexcept OSError as e: print(e.errno)\n"
             "a, b = socket.socketpair()\nprint(ctypes.CDLL(None).sendto(a.fileno(), b'x', 1, 0, b'xxxx', 0), b.recv(9))")
-    for run in lambda words: box(net_allow=["unix://"]).run(words), lambda words: subprocess.run(words, stdout=subprocess.PIPE):
+    for run in lambda words: box(net_allow=["unix://"]).run(words, timeout=60), lambda words: subprocess.run(words, stdout=subprocess.PIPE, timeout=60):
         assert run([sys.executable, "-S", "-c", code]).stdout == b"True\n90\n1 b'x'\n"
 
 
