@@ -285,13 +285,14 @@ HANDS_ON = r"""
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-static long held, want; static time_t until; static char stacks[64][16384];
+static long held, want, full; static time_t until; static char stacks[64][16384];
 static void grow(void) {                      // read-only once it is touched: no data any more
     for (int i = 0; i < 5 && held < want; i++, held++) {
         char *p = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED) _exit(7);
         memset(p, 1, 1 << 20); mprotect(p, 1 << 20, PROT_READ);
     }
+    if (held >= want && !full) full = 1, until = time(0) + 3;
     if (time(0) >= until) { write(1, held >= want ? "held\n" : "less\n", 5); _exit(0); }
     usleep(2000);
 }
@@ -310,7 +311,7 @@ int main(int n, char **a) {
         alarm(atoi(a[3]) + 1); pause();
     }
     usleep(500000);
-    if (*a[1] == 'p') { if (!fork()) process(0); sleep(atoi(a[3]) + 1); return 0; }
+    if (*a[1] == 'p') { int p[2]; pipe(p); if (!fork()) process(0); close(p[1]); read(p[0], p, 1); return 0; }
     pthread_attr_init(&at); pthread_attr_setstacksize(&at, 65536); pthread_attr_setdetachstate(&at, PTHREAD_CREATE_DETACHED);
     thread(&at); pthread_exit(0);
 }"""
@@ -322,7 +323,7 @@ def test_memory_that_is_handed_on_before_it_is_looked_at_counts(who):
     payload = compiled(HANDS_ON, "-pthread")
     def run(limit):
         return Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), max_memory=limit, max_processes=2000).run(
-            [payload, who, "300", "4"], timeout=90)
+            [payload, who, "300", "40"], timeout=90)
     killed = run("100M")
     assert b"held" not in killed.stdout and {d.field for d in killed.denials} == {"max_memory"}, killed
     assert b"held" in run("1500M").stdout

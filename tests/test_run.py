@@ -526,6 +526,7 @@ def test_a_census_waits_for_no_task(monkeypatch):
     assert asked and result.duration < 3.5 and result.denials[0].field == "max_processes", result
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
 def test_a_forked_child_of_the_host_does_not_wait_for_ever():
     with box().popen(["sleep", "50"]) as process:
         pid = os.fork()
