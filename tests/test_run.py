@@ -521,9 +521,9 @@ def test_what_was_killed_is_told_where_the_status_is_lost():
 def test_a_census_waits_for_no_task(monkeypatch):
     """That of one which executes can be kept waiting by the program; here by a delay."""
     asked, ask = [], sandlock._syscall_of
-    monkeypatch.setattr(sandlock, "_syscall_of", lambda tid: asked.append(tid) or time.sleep(4) or ask(tid))
+    monkeypatch.setattr(sandlock, "_syscall_of", lambda tid: asked.append(tid) or time.sleep(2) or ask(tid))
     result = box(max_processes=4).run(["sh", "-c", "(sleep 50 & wait) & sleep 0.3; /bin/true; wait"], timeout=1)
-    assert asked and result.duration < 3.5 and result.denials[0].field == "max_processes", result
+    assert asked and result.duration < 1.9 and result.denials[0].field == "max_processes", result
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
