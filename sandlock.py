@@ -4259,11 +4259,11 @@ def _prepare_move(path, row, flags, rest):
         target.moves, end = True, _Path(sup, target, _argument(args, row.dirfd2), name).place()
 
     def act():
-        with sup.denied.moving:
-            try:
-                return moved()
-            finally:
-                sup.denied.moves += 1
+        sup.denied.begun += 1
+        try:
+            return moved()
+        finally:
+            sup.denied.ended += 1
 
     def moved():
         refusal = sup.last_denial(source)  # a rule may have come with the second event
@@ -4655,9 +4655,10 @@ _EXPLAINED = ("openat", "truncate", "unlinkat", "mkdirat", "mknodat", "symlinkat
 def _sends_to_addresses(fd):
     """Whether it is a socket that does not have to be connected: which the host itself gives to the program."""
     try:
-        return stat.S_ISSOCK(os.fstat(fd).st_mode) and _socket_kind(fd)[1] not in (SOCK_STREAM, SOCK_SEQPACKET)
+        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
     except OSError:
         return False  # closed
+    return is_socket and _socket_kind(fd)[1] not in (SOCK_STREAM, SOCK_SEQPACKET)
 
 
 def _has_datagrams(policy, abi):
@@ -5866,9 +5867,9 @@ class _Supervisor:
 
     def _end_threads(self):
         self.unlooked.put(None)
-        _is_free(self.looking, self.SWEEP_LIMIT_S)
-        _is_free(self.memory.reader.running, self.SWEEP_LIMIT_S)
-        _is_free(self.census.asking, self.SWEEP_LIMIT_S)
+        for lock in self.looking, self.memory.reader.running, self.census.asking:
+            if not _is_free(lock, self.SWEEP_LIMIT_S):
+                self.fail("a thread that looks at the program is still blocked")
         if not self.broker.close():
             self.fail("a thread that acted for the program is still blocked")
             self.launching.keep_undumpable()
@@ -6763,7 +6764,7 @@ class _DeniedPaths:
         self._changes = self._looked_at = 0  # changes so far; and when it was last looked for links
         self._links = {}    # identity -> field
         self._scanned = {}  # name -> identities of the files beneath that have other names
-        self.moving, self.moves = _thread.allocate_lock(), 0  # held while something is; how often it was
+        self.begun = self.ended = 0  # renames and links that no rule denied so far; the broker's alone to count
         for path in paths:
             self.add(path, "fs_denied")
 
@@ -7046,12 +7047,17 @@ class PolicyContext:
             raise PolicyFnError('deny_path needs all file events: put "file" into policy_events')
         denied = self._sup.denied
         with self._lock:
-            moves = denied.moves
+            ended = denied.ended
             denied.add(path, "policy_fn")
-        if not _is_free(denied.moving, self.MOVE_S):  # it may take something out of there, or give it another name
-            raise TimeoutError(errno.ETIMEDOUT, "the rule holds, but not for what is just being moved", path)
+        # What is under way may take something out of there, or give it another name. No lock, which a handler that
+        # raises could leave held.
+        begun, deadline = denied.begun, time.monotonic() + self.MOVE_S
+        while denied.ended < begun:
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "the rule holds, but not for what is just being moved", path)
+            time.sleep(0.001)
         with self._lock:
-            if denied.moves != moves:
+            if denied.ended != ended:
                 denied.look_again()
 
     def allow_path(self, path):
