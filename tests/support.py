@@ -2,6 +2,7 @@
 import atexit
 import contextlib
 import functools
+import gc
 import hashlib
 import os
 import py_compile
@@ -169,7 +170,12 @@ def exists(pid):
 
 
 def snapshot():
-    """What a host has open: descriptors, threads, children."""
+    """What a host has open: descriptors, threads, children. What an earlier test left is collected first."""
+    gc.collect()
+    return _snapshot()
+
+
+def _snapshot():
     me = os.getpid()
     kids = [pid for pid in sandlock._listed_processes()
             if (sandlock._proc_stat(pid) or [b"", b"0"])[1] == b"%d" % me]
@@ -180,6 +186,13 @@ def snapshot():
 
 
 def clean(before):
-    """Whether the host is as it was; a thread that was just ending then may be gone by now."""
-    now = snapshot()
-    return now[0] == before[0] and now[1] <= before[1] and now[2:] == before[2:]
+    """Whether the host is as it was; if not, what differs is printed. A thread that was just ending at the
+    first look may be gone by now, and the kernel lists one for a moment after it was joined."""
+    now, end = _snapshot(), time.monotonic() + 5
+    while now[1] > before[1] and time.monotonic() < end:
+        time.sleep(.01)
+        now = now[:1] + _snapshot()[1:2] + now[2:]
+    if now[0] == before[0] and now[1] <= before[1] and now[2:] == before[2:]:
+        return True
+    print("before:", before, "\nnow:", now)
+    return False
