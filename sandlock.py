@@ -1200,12 +1200,13 @@ _fork_lock = threading.RLock()
 # the exec, for which its fork(2) would wait with Python's lock held, and nobody could answer that exec.
 _spawn_lock = threading.RLock()
 _IS_MUSL = not hasattr(_libc, "gnu_get_libc_version")
-_host_only = set()  # that must not live on in a forked child: listeners, death pipes
+# Descriptors that must not live on in a forked child: listeners (with None), death pipes (with their inode).
+_host_only = set()
 
 
 def _close_host_only(fd):
     with _fork_lock:
-        _host_only.discard(fd)
+        _host_only.discard((fd, None))
         os.close(fd)
 
 
@@ -6467,8 +6468,12 @@ def _forget_all():
     for supervisor in _live:
         supervisor.forget()
     _live.clear()
-    for fd in _host_only:
-        os.close(fd)
+    for fd, inode in _host_only:
+        try:
+            if inode in (None, os.fstat(fd).st_ino):
+                os.close(fd)
+        except OSError:
+            pass  # a death pipe that was just closed: see close_death_pipe
     _host_only.clear()
     _after_fork()
 
@@ -7249,7 +7254,7 @@ class _Launch:
     """All that a start needs, as data, made by the caller's thread.
 
     `fds` are closed by close() once the program runs; `lasting_fds`, the write end of the death
-    pipe, by finish(). The program inherits the read end: when the host dies by any death, the
+    pipe with its inode, by finish(). The program inherits the read end: when the host dies by any death, the
     kernel sends SIGKILL to the program's process group (F_SETOWN, F_SETSIG, O_ASYNC; fcntl(2)).
     """
     DEATH_PIPE_AT = 1023  # the highest usual number; a higher one makes every fork copy more
@@ -7283,9 +7288,9 @@ class _Launch:
             self.fds.append(self.inner_ruleset)
         with _fork_lock:
             self.death_read, self.death_write = _pipe()
-            _host_only.add(self.death_write)
-        self.fds.append(self.death_read)
-        self.lasting_fds.append(self.death_write)
+            self.fds.append(self.death_read)
+            self.lasting_fds.append((self.death_write, os.fstat(self.death_write).st_ino))
+            _host_only.update(self.lasting_fds)
         binding = ("sched_setaffinity",) if policy.cpu_cores is not None else ()
         self.trapped = _trapped_syscalls(policy, self.abi)
         self.given = any(_sends_to_addresses(number if fd is None else fd) for number, fd in enumerate(self.stdio))
@@ -7343,10 +7348,10 @@ class _Launch:
 
     def close_death_pipe(self):
         while self.lasting_fds:
-            fd = self.lasting_fds.pop()
-            with _fork_lock:
-                _host_only.discard(fd)
+            fd, inode = self.lasting_fds.pop()
             os.close(fd)  # if the program lives, it can make that wait: without the lock, which forks need
+            with _fork_lock:
+                _host_only.discard((fd, inode))
 
     user_ids = None  # (uid, gid) of `user`
 
@@ -7537,7 +7542,7 @@ def _pad(launch, supervisor):
             if listener < 0:
                 raise LaunchError("seccomp", -listener)
             listener = _high_fd(listener)
-            _host_only.add(listener)
+            _host_only.add((listener, None))
         supervisor.listener = _Listener(listener)
         tell(("listening", None))
         failed = _spawn(launch, listener, tell)

@@ -651,6 +651,38 @@ def test_a_fork_of_the_host_never_takes_a_listener_or_death_pipe_along():
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120).returncode == 0
 
 
+CLOSING_HOST = """
+import sys
+sys.path.insert(0, %r)
+from sandlock import Sandbox, SYSTEM_PATHS
+import os, subprocess
+def opens_in_a_fork(fd):
+    pid = os.fork()
+    if pid == 0: os._exit(os.path.exists("/proc/self/fd/%%d" %% fd))
+    return os.waitpid(pid, 0)[1] // 256
+close, closing, seen = os.close, [], []
+def watched(fd):
+    if closing != [fd]: return close(fd)
+    closing.clear()
+    seen.append(opens_in_a_fork(fd))
+    close(fd)
+    os.dup2(0, fd)
+    seen.append(opens_in_a_fork(fd))
+    close(fd)
+process = Sandbox(fs_readable=SYSTEM_PATHS).popen(["cat"], stdin=subprocess.PIPE)
+os.close = watched
+closing += process._supervisor.launching.lasting_fds[0][:1]
+process.stdin.close()
+process.wait()
+print(*seen)
+"""
+
+
+def test_a_fork_while_the_death_pipe_is_closed_takes_neither_it_nor_leaves_what_has_its_number():
+    code = CLOSING_HOST % os.path.dirname(sandlock.__file__)
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, timeout=60).stdout == b"0 1\n"
+
+
 HELD_COPIES = """
 import os, socket, sys, time
 sys.path.insert(0, %r)
