@@ -124,9 +124,8 @@ def test_sendmmsg_reaches_no_abstract_socket_outside(monkeypatch):
 
 FORKS = """
 import os, subprocess, sys, time
-copy = "d/" * 20 + "sh"
-os.makedirs(os.path.dirname(copy)); os.rename("sh", copy); os.mkfifo("fifo")
-program = subprocess.Popen([copy, "-c", "set -m; (while :; do read -t 100 x <> fifo; done) & echo $!; read x <> fifo"], stdout=-1)  # a group of its own, no exec
+os.mkfifo("fifo")
+program = subprocess.Popen(["d/" * 20 + "sh", "-c", "set -m; (while :; do read -t 100 x <> fifo; done) & echo $!; read x <> fifo"], stdout=-1)  # a group of its own, no exec
 pid = program.stdout.readline().decode().strip()
 if "long" in sys.argv:
     for _ in range(20): os.rename("d", "d" * 250); os.chdir("d" * 250)
@@ -137,7 +136,8 @@ except OSError as e: print(pid, e.errno)
 
 def forked_bash(tmp_path, sandbox_run, *words):
     """Whether what a copy of bash has forked in the sandbox is alive when the run has ended; its Result."""
-    shutil.copy(os.path.realpath(shutil.which("bash")), tmp_path / "sh")
+    (tmp_path / ("d/" * 20)).mkdir(parents=True)
+    shutil.copy(os.path.realpath(shutil.which("bash")), tmp_path / ("d/" * 20 + "sh"))
     result = sandbox_run([sys.executable, "-S", "-c", FORKS, *words])
     pid, error = map(int, result.stdout.split())
     assert error == (errno.ENAMETOOLONG if "long" in words else 0)
