@@ -414,7 +414,7 @@ time.sleep(0.7)
 open("grows", "w").close()
 for i in range(400):
     keep.append(mmap.mmap(-1, 1 << 20))
-    keep[-1].write(b"x" * (1 << 20))
+    for _ in range(16): keep[-1].write(b"x" * (1 << 16))  # musl's malloc maps larger ones, which are weighed
     time.sleep(0.005)
 time.sleep(1)
 print("held")
@@ -474,7 +474,7 @@ for kind in "ramfs", "tmpfs -o size=0":  # of which nobody can tell how much is 
 code = (
     "import os, time\\nif %r == 'moved': os.rename('p', 'q'); os.mkdir('p'); os.symlink('/proc', 'p/t')\\n"
     "file = open('q/t/x' if os.path.exists('q') else 'p/t/x', 'wb')\\n"
-    "for i in range(100): file.write(bytes(1 << 20)); file.flush(); time.sleep(0.01)\\n"
+    "for i in range(1600): file.write(bytes(1 << 16)); file.flush(); time.sleep(0.0006)\\n"  # musl maps larger ones
     "time.sleep(1)")
 for how in "still", "moved":
     result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[top], cwd=top, max_memory="60M").run([sys.executable, "-S", "-c", code % how], timeout=60)
