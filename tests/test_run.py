@@ -491,6 +491,15 @@ def test_confine_needs_nothing_that_only_a_supervisor_does():
     assert host.stdout == b"seccomp listener\nconfined\n"
 
 
+@requires_abi(1)
+@pytest.mark.parametrize("left_s, told", [(0.3, b"confined\n"), (20, b"confine needs a process with one thread; found 2 threads\n")])
+def test_confine_waits_for_a_thread_that_is_ending(left_s, told):
+    code = ("import sys; sys.path.insert(0, %r)\nimport _thread, os, sandlock, time\n_thread.start_new_thread(time.sleep, (%r,))\n"
+            "try: sandlock.confine(sandlock.Policy(fs_readable=sandlock.SYSTEM_PATHS, best_effort=True)); print('confined')\n"
+            "except sandlock.UnsupportedError as e: print(e)\nsys.stdout.flush(); os._exit(0)" % (REPO, left_s))
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, timeout=60).stdout == told
+
+
 def test_confine_says_what_is_left_out():
     code = ("import sys; sys.path.insert(0, %r)\nimport sandlock; sandlock.landlock_abi_version = lambda: 3\n"
             "try: sandlock.confine(sandlock.Policy(best_effort=True))\nexcept RuntimeWarning as e: print(e); open('/etc/passwd')" % REPO)
