@@ -100,8 +100,8 @@ for name in names:
     headers += struct.pack("=QIxxxxQQQQIxxxxQ", ctypes.addressof(name), len(name), ctypes.addressof(vector), 1, 0, 0, 0, 0)
     keep += [name, data, vector]
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-print(libc.sendmmsg(sock.fileno(), headers, len(names), 0), ctypes.get_errno())
-print(libc.sendmmsg(sock.fileno(), headers[64:], 1, 0), ctypes.get_errno())
+for sent in libc.sendmmsg(sock.fileno(), headers, len(names), 0), libc.sendmmsg(sock.fileno(), headers[64:], 1, 0):
+    print(sent, ctypes.get_errno() if sent < 0 else 0)  # musl sends them one by one
 """
 
 
