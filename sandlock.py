@@ -6470,7 +6470,7 @@ def _forget_all():
     _live.clear()
     for fd, inode in _host_only:
         try:
-            if inode in (None, os.fstat(fd).st_ino):
+            if inode is None or os.fstat(fd).st_ino == inode:
                 os.close(fd)
         except OSError:
             pass  # a death pipe that was just closed: see close_death_pipe

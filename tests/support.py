@@ -188,7 +188,7 @@ def _snapshot():
 def clean(before):
     """Whether the host is as it was; if not, what differs is printed. A thread that was just ending at the
     first look may be gone by now, and the kernel lists one for a moment after it was joined."""
-    now, end = _snapshot(), time.monotonic() + 5
+    now, end = _snapshot(), time.monotonic() + 1
     while now[1] > before[1] and time.monotonic() < end:
         time.sleep(.01)
         now = now[:1] + _snapshot()[1:2] + now[2:]
