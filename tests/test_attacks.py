@@ -895,10 +895,10 @@ def test_argv_that_waits_takes_no_more_memory_than_is_set_aside(monkeypatch):
     source = ("#include <pthread.h>\n#include <stdlib.h>\n#include <unistd.h>\nstatic char *v[130001];\n"
               "static void *go(void *x) { for (;;) { execv(\"/nonexistent\", v); usleep(1000); } }\n"
               "int main() { for (int i = 0; i < 130000; i++) v[i] = \"word\"; pthread_t t;\n"
-              "    for (int i = 0; i < 64; i++) pthread_create(&t, 0, go, 0); sleep(%d); _exit(0); }" % (10 if THIN >= 100 else 2))
+              "    for (int i = 0; i < 64; i++) pthread_create(&t, 0, go, 0); sleep(%d); _exit(0); }" % (40 if THIN >= 100 else 2))
     payload = compiled(source, "-pthread")
     before = int(open("/proc/self/statm").read().split()[1])
-    result = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), policy_fn=lambda e, c: time.sleep(0.05), policy_events=["execve"]).run([payload], timeout=30)
+    result = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), policy_fn=lambda e, c: time.sleep(0.05), policy_events=["execve"]).run([payload], timeout=90 if THIN >= 100 else 30)
     assert result.success and len(most) > 1 and max(most) < sandlock._Held.LIMIT_BYTES + (40 << 20), (result.exit_code, result.error)
     assert (int(open("/proc/self/statm").read().split()[1]) - before) * 4096 < 400 << 20
 
