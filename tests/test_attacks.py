@@ -240,8 +240,12 @@ def test_an_address_that_flips_is_connected_as_it_was_judged(tmp_path):
     with unix_listener(str(inside / "s"), answer=b"G"), unix_listener(str(outside / "s"), answer=b"B"):
         command = [payload, str(inside / "s"), str(outside / "s")]
         sandbox = Sandbox(fs_readable=SYSTEM_PATHS + (os.path.dirname(payload),), fs_writable=[inside])
-        hits, fine = map(int, sandbox.run(command + [str(rounds(3000))], timeout=60).stdout.split())
-        assert hits == 0 and fine > 0
+        for _ in range(8):  # the scheduler decides how often the good one is met
+            hits, fine = map(int, sandbox.run(command + [str(rounds(3000))], timeout=60).stdout.split())
+            assert hits == 0
+            if fine:
+                break
+        assert fine > 0
         wins = (int(subprocess.run(command + ["3000"], stdout=subprocess.PIPE).stdout.split()[0]) for _ in range(20))
         assert any(wins)  # the control: outside, the flip wins now and then
 
