@@ -75,6 +75,7 @@ def tree(): return ask("tree")
 def show(label, *results):
     line = " ".join(str(r) for r in results)
     print(*label, re.sub(r"(?<=['/])%d(?=['/])" % os.getpid(), "SELF", re.sub(r"pipe:\[\d+\]", "pipe", line)))
+def whole(length, target): return "length of SELF" if target == b"%d" % os.getpid() and length == len(target) else length  # it is another in a run that meets the process id 1000
 def start(target): return "start of SELF" if size == 1 and target == b"%d" % (os.getpid() // 10 ** (len(str(os.getpid())) - 1)) else target
 names = [b"t/file", b"t/link", b"t/dangling", b"t/loop", b"t/dir", b"t/dir/", b"t/dirlink", b"t/dirlink/", b"t/file/", b"t/link/", b"t/dir/.", b"t/dir/..", b"t/dir/sub/../f", b"t/dirlink/f", b"t/deep", b"t/abs",
          b"t/none", b"t/none/", b"t/none/x", b"t/file/x", b"t/closed/x", b"t/closed", b"t/empty", b"t/fifo", b"t/sock", b"t/created", b"t/outside", b"", b".", b"..", b"/", b"//", b"/etc/hostname", b"/etc/shadow", b"/etc", b"/usr/bin/env", b"/proc/self", b"/proc/self/",
@@ -106,8 +107,8 @@ for n in names:
         show(("access", n[:30], mode), call("access", p, mode) if "access" in NR else "", call("faccessat", D, p, mode), call("faccessat", 6, p, mode), call("faccessat2", D, p, mode, 0x100), call("faccessat2", D, p, mode, 0x200), call("faccessat2", 5, p, mode, 0x1000), call("faccessat2", D, p, mode, 4))
     for size in (0, 1, 4096, -1 & 0xffffffff):
         for d in (D, 6, 5):
-            b = ctypes.create_string_buffer(4097); show(("readlink", n[:30], size, d), call("readlinkat", d, p, ctypes.addressof(b), size), start(b.value))
-            if "readlink" in NR and d == D: b = ctypes.create_string_buffer(4097); show(("readlink", n[:30], size), call("readlink", p, ctypes.addressof(b), size), start(b.value))
+            b = ctypes.create_string_buffer(4097); show(("readlink", n[:30], size, d), whole(call("readlinkat", d, p, ctypes.addressof(b), size), b.value), start(b.value))
+            if "readlink" in NR and d == D: b = ctypes.create_string_buffer(4097); show(("readlink", n[:30], size), whole(call("readlink", p, ctypes.addressof(b), size), b.value), start(b.value))
     b = ctypes.create_string_buffer(200); show(("statfs", n[:30]), call("statfs", p, ctypes.addressof(b)), b.raw[:16].hex(), b.raw[56:88].hex())
     for f in ("getxattr", "lgetxattr"):
         for attr in (b"user.a", b"user.none", b"", b"a" * 255, b"a" * 256, b"x.y", b"security.selinux"):
