@@ -12,7 +12,7 @@ import pytest
 
 import sandlock
 from sandlock import Sandbox, SYSTEM_PATHS
-from support import clean, compiled, eventually, once, requires_abi, rounds, snapshot
+from support import THIN, clean, compiled, eventually, once, requires_abi, rounds, snapshot
 
 pytestmark = requires_abi(1)
 
@@ -116,7 +116,7 @@ def test_every_open_is_as_alone(tmp_path, user):
             os.chown(folder, 1234, 1234)
         result = Sandbox(fs_readable=SYSTEM_PATHS, fs_writable=[folder], cwd=folder, user=user, policy_fn=fn, max_processes=20,
                          policy_events=["openat"]).run(
-            ["/usr/bin/python3" if user else sys.executable, "-S", "-c", OPENS, str(sandlock._NR["openat"])], timeout=100)
+            ["/usr/bin/python3" if user else sys.executable, "-S", "-c", OPENS, str(sandlock._NR["openat"])], timeout=600 if THIN >= 100 else 100)
         assert result.success and not result.error, (result.error, result.stderr[-3000:], result.stdout[-300:])
         outcomes.append(result.stdout.decode("utf-8", "replace").splitlines())
     assert len(outcomes[0]) == len(outcomes[1]) > 1000
