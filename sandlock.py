@@ -8168,8 +8168,11 @@ def confine(policy):
     if policy.net_allow_bind not in ((), ("*",)):
         raise PolicyError("net_allow_bind", policy.net_allow_bind, "needs a supervisor (listen "
                           'without bind); confine takes none or "*"')
-    _await_threads(*map(int, os.listdir("/proc/self/task")))  # the kernel lists one a moment longer than join()
-    threads = len(os.listdir("/proc/self/task"))
+    try:
+        _await_threads(*map(int, os.listdir("/proc/self/task")))  # the kernel lists one a moment longer than join()
+        threads = len(os.listdir("/proc/self/task"))
+    except OSError as e:
+        raise UnsupportedError("confine", "proc(5) on /proc, to count the threads of this process", str(e)) from e
     if threads != 1:
         raise UnsupportedError("confine", "a process with one thread", "%d threads" % threads)
     abi = landlock_abi_version()

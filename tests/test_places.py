@@ -286,11 +286,14 @@ def test_other_roots(tmp_path, root):
 def test_without_proc_the_error_says_so(tmp_path):
     out = host("""
         import sandlock
-        for best in (False, True):
-            try: print(sandlock.Sandbox(fs_readable=sandlock.SYSTEM_PATHS, best_effort=best).run(["echo", "in"]))
+        def both(best):
+            yield lambda: sandlock.Sandbox(fs_readable=sandlock.SYSTEM_PATHS, best_effort=best).run(["echo", "in"])
+            yield lambda: sandlock.confine(sandlock.Policy(fs_readable=sandlock.SYSTEM_PATHS, best_effort=best))
+        for attempt in (*both(False), *both(True)):
+            try: print(attempt())
             except sandlock.SandlockError as e: print(type(e).__name__, e)
     """, **rooted(tmp_path, proc=False))
-    assert [line for line in out.splitlines() if "Error" in line and "/proc" in line] == out.splitlines() and out.count("\n") == 2, out
+    assert [line for line in out.splitlines() if "Error" in line and "/proc" in line] == out.splitlines() and out.count("\n") == 4, out
 
 
 def test_a_supervisor_that_is_not_made_keeps_no_descriptor(monkeypatch):
