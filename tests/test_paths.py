@@ -75,7 +75,7 @@ def tree(): return ask("tree")
 def show(label, *results):
     line = " ".join(str(r) for r in results)
     print(*label, re.sub(r"(?<=['/])%d(?=['/])" % os.getpid(), "SELF", re.sub(r"pipe:\[\d+\]", "pipe", line)))
-def whole(length, target): return "length of SELF" if target == b"%d" % os.getpid() and length == len(target) else length  # it is another in a run that meets the process id 1000
+def whole(length, target): return "all of it" if length == len(target) and b"%d" % os.getpid() in target.split(b"/") else length  # numbers of processes have more digits or less
 def start(target): return "start of SELF" if size == 1 and target == b"%d" % (os.getpid() // 10 ** (len(str(os.getpid())) - 1)) else target
 names = [b"t/file", b"t/link", b"t/dangling", b"t/loop", b"t/dir", b"t/dir/", b"t/dirlink", b"t/dirlink/", b"t/file/", b"t/link/", b"t/dir/.", b"t/dir/..", b"t/dir/sub/../f", b"t/dirlink/f", b"t/deep", b"t/abs",
          b"t/none", b"t/none/", b"t/none/x", b"t/file/x", b"t/closed/x", b"t/closed", b"t/empty", b"t/fifo", b"t/sock", b"t/created", b"t/outside", b"", b".", b"..", b"/", b"//", b"/etc/hostname", b"/etc/shadow", b"/etc", b"/usr/bin/env", b"/proc/self", b"/proc/self/",
