@@ -156,9 +156,9 @@ def test_whatever_number_of_threads_is_left_nothing_is_half_done():
     if python is None or not os.path.exists(python):
         pytest.skip("no python that another user may run")
     own = textwrap.dedent("""
-        os.setgid(54321); os.setuid(54321)
+        os.setgid(54321); os.setuid(54321 + os.getpid() % 1000)  # one of its own: other runs of this test count too
         def theirs(pid):
-            try: return pid.isdigit() and pid != str(os.getpid()) and os.stat("/proc/" + pid).st_uid == 54321
+            try: return pid.isdigit() and pid != str(os.getpid()) and os.stat("/proc/" + pid).st_uid == os.getuid()
             except FileNotFoundError: return False
         def adopted(): return sum(map(theirs, os.listdir("/proc")))  # by init, which buries them when it likes: until then they count
     """)
